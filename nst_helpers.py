@@ -1,0 +1,582 @@
+"""Small helpers for `neural_style_transfer.ipynb`.
+
+The method itself (the losses and the descent) is in the notebook. This module holds what a
+reader would skim: importing TensorFlow quietly, reading and writing pictures, cutting a network
+down to a feature extractor, checking what was passed in, and drawing figures.
+
+Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`. Only the feature
+extractor knows what its network wants instead (VGG: BGR, 0 to 255, ImageNet's mean subtracted).
+"""
+
+import functools
+import io
+import math
+import os
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image as DisplayedImage
+from IPython.display import display
+from PIL import Image, ImageCms, ImageOps
+
+
+@contextmanager
+def _quiet_stderr():
+    """Holds back what native code writes to the process's stderr; shows it if the block fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
+with _quiet_stderr():
+    import keras
+    import tensorflow as tf
+
+    _GPUS = tf.config.list_physical_devices("GPU")  # the first look for one logs, too
+
+HERE = Path(__file__).resolve().parent
+VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
+
+# Each network by the name that `MODEL` takes: its builder in Keras, and its own preprocessing.
+MODELS = {
+    "vgg16": (keras.applications.VGG16, keras.applications.vgg16.preprocess_input),
+    "vgg19": (keras.applications.VGG19, keras.applications.vgg19.preprocess_input),
+}
+POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
+_DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+
+
+# ---------------------------------------------------------------------------------------------
+# Pictures in files
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Lists the pictures in a folder.
+
+    Args:
+        folder: The folder to look in (not in the folders below it).
+
+    Returns:
+        The files whose ending is one that Pillow reads, sorted by name.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}). "
+            "Give the path of a folder that holds pictures."
+        )
+    endings = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
+
+
+def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
+    """Reads a picture in any format and colour mode that Pillow reads.
+
+    The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and
+    transparency laid over white. Of an animation the first frame is taken.
+
+    Args:
+        path: The file.
+        max_size: Longest side of the result at most, in pixels. The aspect ratio is kept; a
+            smaller picture is not enlarged.
+
+    Returns:
+        float32 RGB in [0, 1], shape `(1, height, width, 3)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message lists the pictures there are.
+        ValueError: If the file is no picture, is damaged, or `max_size` is not a positive integer.
+    """
+    path = Path(path)
+    if isinstance(max_size, bool) or not isinstance(max_size, (int, np.integer)) or max_size < 1:
+        raise ValueError(f"max_size must be a positive whole number of pixels, got {max_size!r}.")
+    if path.is_dir():
+        raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
+    if not path.exists():
+        folder = path.parent
+        names = [each.name for each in find_images(folder)] if folder.is_dir() else None
+        there = "does not exist" if names is None else f"holds: {', '.join(names) or 'none'}"
+        raise FileNotFoundError(
+            f"There is no picture {str(path)!r}. The folder {str(folder)!r} {there}. "
+            "Put yours there, or correct the name."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a 108-megapixel phone
+            with Image.open(path) as file:
+                picture = _to_srgb(ImageOps.exif_transpose(file))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"Expected a picture that Pillow can read, got {str(path)!r} ({error}). If another "
+            "program opens it, save it from there as PNG or JPEG."
+        ) from error
+    scale = min(1, max_size / max(picture.size))
+    size = [max(1, round(side * scale)) for side in picture.size]
+    if size != list(picture.size):
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(picture, np.float32)[np.newaxis] / 255
+
+
+def _to_srgb(picture: Image.Image) -> Image.Image:
+    """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over white."""
+    if picture.mode.startswith("I"):  # 16 bits a pixel, whether Pillow says I, I;16 or I;16B
+        values = np.clip(np.asarray(picture, np.float64), 0, 65535)
+        picture = _with_profile_of(picture, Image.fromarray(np.uint8(np.rint(values / 257))))
+    elif picture.mode == "F":  # either 0 to 1 or 0 to 255
+        values = np.nan_to_num(np.asarray(picture, np.float64))
+        values = values * 255 if values.max() <= 1 else values
+        picture = _with_profile_of(picture, Image.fromarray(np.uint8(np.clip(np.rint(values), 0, 255))))
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    if picture.mode in ("P", "PA", "1", "LA", "La", "RGBa", "RGBA", "RGBX"):
+        picture = _with_profile_of(picture, picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB"))
+    profile = picture.info.get("icc_profile")
+    srgb = ImageCms.createProfile("sRGB")
+    if profile or picture.mode == "LAB":
+        source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
+        try:
+            picture = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
+        except ImageCms.PyCMSError:
+            pass  # a damaged profile, or one for other channels: the numbers are taken as sRGB
+    picture = picture.convert("RGB")
+    if alpha is not None:
+        picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
+    return picture
+
+
+def _with_profile_of(original: Image.Image, converted: Image.Image) -> Image.Image:
+    """Carries the embedded colour profile over to a picture made from another."""
+    if "icc_profile" in original.info:
+        converted.info["icc_profile"] = original.info["icc_profile"]
+    return converted
+
+
+def save_image(image: Any, path: str | Path) -> Path:
+    """Writes an image to a file; the ending of its name chooses the format.
+
+    Args:
+        image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
+        path: The file. Its folder is made if need be; a file of that name is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the image has another shape or range, or the ending names no format.
+    """
+    path = Path(path)
+    image = np.asarray(image)
+    pixels = check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save")
+    endings = {end for end, name in Image.registered_extensions().items() if name in Image.SAVE}
+    if path.suffix.lower() not in endings:
+        raise ValueError(
+            f"Expected a file name with an ending such as .png or .jpg, got {path.name!r}. "
+            f"The endings that can be written: {', '.join(sorted(endings))}."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------
+# Checks of what was passed in
+
+
+def check_image(image: Any, name: str = "the image") -> np.ndarray:
+    """Checks an image's shape and range.
+
+    Args:
+        image: What should be RGB in [0, 1], shape `(1, height, width, 3)`.
+        name: What to call it in the message.
+
+    Returns:
+        The image as a float32 NumPy array.
+
+    Raises:
+        ValueError: If the shape or the range is another; the message says what to do.
+    """
+    array = np.asarray(image)
+    if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != 3 or array.size == 0:
+        raise ValueError(
+            f"Expected {name} in the shape (1, height, width, 3), got {array.shape}. "
+            "load_image returns that; a single picture of shape (height, width, 3) becomes it "
+            "with image[np.newaxis]."
+        )
+    if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
+        raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
+    array = array.astype(np.float32)
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # so written, NaN fails too
+        raise ValueError(
+            f"Expected {name} in the range 0 to 1, got {low:g} to {high:g}. "
+            "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1)."
+        )
+    return array
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Checks that weights are finite and not negative.
+
+    Args:
+        weights: The weights, by the names that a message shall call them.
+
+    Raises:
+        ValueError: If one is not a number, is negative, NaN or infinite.
+    """
+    for name, weight in weights.items():
+        try:
+            good = math.isfinite(weight) and weight >= 0
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(
+                f"Expected {name} to be a finite number of at least 0, got {weight!r}. "
+                "0 switches that part off."
+            )
+
+
+def check_style_layers(style_layers: Mapping[str, float], known: Iterable[str]) -> None:
+    """Checks a table of style layers and their weights.
+
+    Args:
+        style_layers: From layer name to that layer's weight.
+        known: The layers that the feature extractor returns.
+
+    Raises:
+        ValueError: If a layer is not among the known ones, a weight is negative, NaN or infinite,
+            or no weight is above 0.
+    """
+    known = list(known)
+    for layer in style_layers:
+        if layer not in known:
+            raise ValueError(
+                f"The style layer {layer!r} is not among those that the feature extractor returns: "
+                f"{', '.join(known)}. Name it when building the extractor."
+            )
+    check_weights({f"style_layers[{layer!r}]": weight for layer, weight in style_layers.items()})
+    if not any(weight > 0 for weight in style_layers.values()):
+        raise ValueError(
+            f"Expected at least one style layer with a weight above 0, got {dict(style_layers)}."
+        )
+
+
+def check_descent(steps: int, learning_rate: float) -> None:
+    """Checks the settings of a gradient descent.
+
+    Args:
+        steps: How many steps.
+        learning_rate: Their size.
+
+    Raises:
+        ValueError: If `steps` is not a whole number above 0, or `learning_rate` is not a finite
+            number above 0.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"Expected steps to be a whole number of at least 1, got {steps!r}.")
+    check_weights({"learning_rate": learning_rate})
+    if learning_rate == 0:
+        raise ValueError("Expected learning_rate to be above 0, got 0: the pixels would not move.")
+
+
+# ---------------------------------------------------------------------------------------------
+# The network
+
+
+class FeatureExtractor:
+    """A trained network, cut off after the deepest layer asked for, frozen.
+
+    Attributes:
+        model: The network's name, a key of `MODELS`. Where a fallback stepped in, the name of
+            what is really used.
+        weights: `"imagenet"`, a file's path, or None (random).
+        pooling: `"avg"` or `"max"`.
+        layers: Names of the layers whose feature maps are returned.
+        network: The Keras model.
+        smallest_side: The least height and width of an image, in pixels: each pooling halves the
+            feature map, and at the deepest layer one pixel has to be left.
+    """
+
+    def __init__(self, network, layers, model, pooling, weights):
+        self.network = network
+        self.layers = layers
+        self.model = model
+        self.pooling = pooling
+        self.weights = weights
+        self._preprocess = MODELS[model][1]
+        halvings = sum(isinstance(layer, POOLINGS[pooling]) for layer in network.layers)
+        self.smallest_side = 2**halvings
+
+    def __call__(self, image: Any) -> dict[str, tf.Tensor]:
+        """Computes feature maps.
+
+        Args:
+            image: RGB in [0, 1], shape `(1, height, width, 3)`.
+
+        Returns:
+            From layer name to feature map (after ReLU), shape `(1, height, width, channels)`.
+
+        Raises:
+            ValueError: If the image is of another shape or range, or too small. (In a compiled
+                function the pixels are not known yet: there only the shape is checked.)
+        """
+        image = tf.cast(tf.convert_to_tensor(image), tf.float32)
+        if tf.executing_eagerly():
+            check_image(image)
+        height, width = image.shape[1:3]
+        if height is not None and min(height, width) < self.smallest_side:
+            raise ValueError(
+                f"The image is too small for the layer {self.network.layers[-1].name}: expected at "
+                f"least {self.smallest_side} x {self.smallest_side} pixels, got {height} x {width} "
+                "(height x width). Take a larger picture, or shallower layers."
+            )
+        return self.network(self._preprocess(image * 255.0))
+
+    def __repr__(self) -> str:
+        weights = {"imagenet": "ImageNet weights", None: "random weights"}.get(
+            self.weights, f"weights from {Path(str(self.weights)).name}"
+        )
+        return f"{self.model.upper()}, {weights}, {self.pooling} pooling, cut off after {self.network.layers[-1].name}"
+
+
+def build_feature_extractor(
+    layers: Iterable[str],
+    model: str = "vgg19",
+    pooling: str = "avg",
+    weights: str | Path | None = "imagenet",
+) -> FeatureExtractor:
+    """Builds the function that turns an image into feature maps.
+
+    VGG16 and VGG19: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", arXiv 1409.1556. Average in place of max pooling: Gatys, Ecker & Bethge, "A
+    Neural Algorithm of Artistic Style", arXiv 1508.06576, section Methods.
+
+    Args:
+        layers: Names of the layers whose output is wanted, such as `"block4_conv2"`.
+        model: A key of `MODELS`.
+        pooling: `"avg"` replaces each max pooling by an average pooling; `"max"` keeps it.
+        weights: `"imagenet"`; or the path of a weights file for the network without its dense
+            layers (`include_top=False`); or None for random weights. VGG16's ImageNet weights
+            are in this repository; VGG19's are downloaded by Keras, once, or found in its cache.
+            Where they cannot be had, one sentence says so and VGG16 takes VGG19's place.
+
+    Returns:
+        The extractor. It is called with an image (RGB in [0, 1], shape `(1, height, width, 3)`;
+        the network's own preprocessing is inside) and returns a dict from layer name to feature
+        map. Its `model` says which network it is.
+
+    Raises:
+        FileNotFoundError: If the weights file is missing.
+        ValueError: If a name is unknown, no layer is named, or the file does not fit the network.
+    """
+    if model not in MODELS:
+        raise ValueError(f"Unknown model {model!r}. Valid models: {', '.join(MODELS)}.")
+    if pooling not in POOLINGS:
+        raise ValueError(f"Unknown pooling {pooling!r}. Valid poolings: {', '.join(POOLINGS)}.")
+    layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    _check_layers(layers, model)  # before a download of many megabytes
+    backbone, used = _load_backbone(model, weights)
+    _check_layers(layers, used)
+    pooled = keras.models.clone_model(backbone, clone_function=lambda layer: _with_pooling(layer, pooling))
+    pooled.set_weights(backbone.get_weights())
+    network = keras.Model(pooled.input, {name: pooled.get_layer(name).output for name in layers})
+    network.trainable = False
+    return FeatureExtractor(network, layers, used, pooling, weights)
+
+
+@functools.cache
+def _layer_names(model: str) -> list[str]:
+    """Returns the names of a model's layers, without the input and the dense ones."""
+    return [layer.name for layer in MODELS[model][0](include_top=False, weights=None).layers[1:]]
+
+
+def _check_layers(layers: list[str], model: str) -> None:
+    """Raises ValueError unless the model has all of the layers, and there is one."""
+    unknown = [name for name in layers if name not in _layer_names(model)]
+    if unknown or not layers:
+        got = f"Unknown layer {unknown[0]!r}" if unknown else "No layer was named"
+        raise ValueError(f"{got}. Valid layers of {model}: {', '.join(_layer_names(model))}.")
+
+
+def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
+    """Returns the network without its dense layers, and the name of what it really is."""
+    build = MODELS[model][0]
+    if weights is None:
+        return build(include_top=False, weights=None), model
+    if weights == "imagenet" and model != "vgg16":
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # Keras sets none: a dead line would hang
+        try:
+            return build(include_top=False, weights="imagenet"), model
+        except Exception as error:  # Keras raises a bare Exception where a download fails
+            print(
+                f"{model.upper()}'s ImageNet weights could not be loaded ({error}), so VGG16 from "
+                f"weights/ stands in; to get {model.upper()}, connect to the internet and run this "
+                "again, or put the file that the address above names into ~/.keras/models."
+            )
+            model, build = "vgg16", MODELS["vgg16"][0]
+        finally:
+            socket.setdefaulttimeout(timeout)
+    path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no weights file {str(path)!r}. Restore it (git checkout weights), or give "
+            "the path of one, or weights=None for random ones."
+        )
+    backbone = build(include_top=False, weights=None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
+            backbone.load_weights(path)
+    except Exception as error:
+        raise ValueError(
+            f"Expected a weights file of {model} without its dense layers (include_top=False), as "
+            f"Keras saves it (.weights.h5 or .h5), got {str(path)!r}, which does not fit: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return backbone, model
+
+
+def _with_pooling(layer: keras.Layer, pooling: str) -> keras.Layer:
+    """Copies a layer; where it pools, with the pooling wanted."""
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return POOLINGS[pooling](pool_size=layer.pool_size, strides=layer.strides, name=layer.name)
+    return layer.__class__.from_config(layer.get_config())
+
+
+# ---------------------------------------------------------------------------------------------
+# Figures
+
+
+def describe_device() -> str:
+    """Names the device that TensorFlow computes on.
+
+    Returns:
+        The first GPU's name, or the number of CPU cores.
+    """
+    if _GPUS:
+        return tf.config.experimental.get_device_details(_GPUS[0]).get("device_name", "a GPU")
+    return f"CPU, {os.cpu_count()} cores (no GPU found)"
+
+
+def show_images(
+    images: Sequence[Any],
+    titles: Sequence[str] = (),
+    *,
+    caption: str = "",
+    columns: int | None = None,
+    height: float = 3.2,
+) -> None:
+    """Shows images side by side as one figure, stored as JPEG to keep the notebook small.
+
+    Args:
+        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or of
+            shape `(height, width)`, which is drawn in shades from its least to its largest value.
+        titles: One for each image, drawn above it.
+        caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
+        columns: How many stand in a row; all of them by default.
+        height: The height of a row in inches.
+
+    Raises:
+        ValueError: If there is no image, or the titles are not as many as the images.
+    """
+    if len(images) == 0 or (len(titles) and len(titles) != len(images)):
+        raise ValueError(
+            f"Expected one or more images and as many titles (or none), got {len(images)} images "
+            f"and {len(titles)} titles."
+        )
+    arrays = [np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image) for image in images]
+    columns = columns or len(arrays)
+    rows = math.ceil(len(arrays) / columns)
+    widths = [max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))]
+    figure, axes = plt.subplots(
+        rows,
+        len(widths),
+        figsize=(height * sum(widths), (height + 0.3) * rows),
+        gridspec_kw={"width_ratios": widths},
+        squeeze=False,
+        layout="constrained",
+    )
+    for index, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if index < len(arrays):
+            axis.imshow(arrays[index], cmap="magma")
+            axis.set_title(titles[index] if len(titles) else "", fontsize=11)
+    if caption:
+        figure.supxlabel(caption, fontsize=11, style="italic", wrap=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
+    plt.close(figure)
+    display(DisplayedImage(buffer.getvalue(), format="jpeg", alt=caption or ", ".join(titles)))
+
+
+# Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/),
+# and a line style and a hatching for those who see none.
+_PARTS = {"content": ("#0072B2", "--", ""), "style": ("#D55E00", "-.", "//"), "tv": ("#009E73", ":", "..")}
+
+
+def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> None:
+    """Plots the total loss and each weighted loss against the steps, on a logarithmic axis.
+
+    Args:
+        history: Equally long lists `total`, `content`, `style` and `tv`, the last three unweighted.
+        weights: From `content`, `style` and `tv` to what each was multiplied with.
+
+    Raises:
+        ValueError: If a list is missing or empty.
+    """
+    missing = [name for name in ("total", *weights) if not len(history.get(name, ()))]
+    if missing:
+        raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
+    _, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    axis.plot(history["total"], color="black", linewidth=2, label="total")
+    for name, weight in weights.items():
+        color, line, _ = _PARTS[name]
+        values = np.multiply(history[name], weight)
+        axis.plot(values, color=color, linestyle=line, label=f"{weight:g} × {name}")
+    axis.set(xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it")
+    axis.legend(loc="upper right")
+    axis.grid(alpha=0.3)
+    plt.show()
+
+
+def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Draws the weighted losses of several pictures as groups of bars, on a logarithmic axis.
+
+    Args:
+        groups: From a picture's name to its weighted losses `content`, `style` and `tv`.
+        title: The figure's title.
+    """
+    _, axis = plt.subplots(figsize=(8, 3), layout="constrained")
+    for index, (part, (color, _, hatch)) in enumerate(_PARTS.items()):
+        positions = np.arange(len(groups)) + 0.27 * (index - 1)
+        heights = [losses[part] for losses in groups.values()]
+        bars = axis.bar(positions, heights, 0.25, color=color, hatch=hatch, edgecolor="white", label=part)
+        axis.bar_label(bars, fmt="%.3g", fontsize=9)
+    axis.set_yscale("log")
+    axis.set_ylim(top=axis.get_ylim()[1] * 2)
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.set(ylabel="weighted loss", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()

@@ -1,0 +1,75 @@
+"""What several tests share: the notebook, read once, and the functions that it defines."""
+
+import ast
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import nst_helpers as nst  # noqa: E402  (before TensorFlow, which it imports quietly)
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+STYLE_LAYERS = [f"block{block}_conv1" for block in range(1, 6)]
+CONTENT_LAYER = "block4_conv2"
+
+
+@pytest.fixture(scope="session")
+def notebook():
+    """The notebook as it is committed."""
+    return nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="session")
+def vgg16():
+    """VGG16 with its ImageNet weights, with all layers that the notebook uses."""
+    return nst.build_feature_extractor([*STYLE_LAYERS, CONTENT_LAYER], model="vgg16")
+
+
+@pytest.fixture(scope="session")
+def defined(notebook, vgg16):
+    """The functions and constants that the notebook's cells define, with VGG16 as the extractor.
+
+    Only definitions are taken (`def`, and constants in capitals): no experiment is run.
+    """
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    kept = [
+        node
+        for node in ast.parse(code).body
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper())
+    ]
+    names = dict(nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path, extractor=vgg16)
+    # tf.function reads the source of what it compiles, so the definitions go through a real file.
+    source = "\n\n".join(ast.unparse(node) for node in kept)
+    exec(compile_with_source(source), names)
+    return SimpleNamespace(**names)
+
+
+def compile_with_source(source):
+    """Compiles code so that `inspect.getsource` finds it."""
+    import linecache
+
+    name = "<cells of the notebook>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    return compile(source, name, "exec")
+
+
+@pytest.fixture
+def random():
+    """A seeded generator of random numbers."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def picture(random):
+    """A random image that no two pixels of are alike, away from the ends of [0, 1]."""
+    return random.uniform(0.1, 0.9, (1, 32, 40, 3)).astype(np.float32)

@@ -1,0 +1,178 @@
+"""The feature extractor: which network, which layers, what comes out, and what is refused."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import nst_helpers as nst
+from conftest import CONTENT_LAYER, STYLE_LAYERS
+
+LAYERS = [*STYLE_LAYERS, CONTENT_LAYER]
+
+
+@pytest.fixture(scope="module")
+def vgg19_file(tmp_path_factory):
+    """A weights file for VGG19, with random weights, and the network that it was saved from."""
+    path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
+    network = keras.applications.VGG19(include_top=False, weights=None)
+    network.save_weights(path)
+    return path, network
+
+
+def vgg_by_hand(network, image, pooling, last):
+    """VGG's layers up to `last`, computed with plain TensorFlow operations on RGB in [0, 1]."""
+    mean = np.float32([103.939, 116.779, 123.68])  # ImageNet's, of blue, green and red
+    x = tf.constant(image[..., ::-1] * 255 - mean)
+    for layer in network.layers[1:]:
+        if "pool" in layer.name:
+            x = tf.nn.pool(x, (2, 2), pooling, strides=(2, 2))
+        else:
+            kernel, bias = layer.get_weights()
+            x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias)
+        if layer.name == last:
+            return x.numpy()
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_vgg19_from_a_file_computes_vgg19(vgg19_file, picture, pooling):
+    path, network = vgg19_file
+    extractor = nst.build_feature_extractor(LAYERS, model="vgg19", pooling=pooling, weights=path)
+    assert extractor.model == "vgg19"
+    features = extractor(picture)
+    for layer in ("block1_conv1", "block3_conv1", "block5_conv1"):
+        expected = vgg_by_hand(network, picture, pooling.upper(), layer)
+        np.testing.assert_allclose(features[layer], expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def test_vgg16_computes_what_keras_computes():
+    image = nst.load_image(nst.HERE / "images" / "content" / "brandenburg_gate.jpg", 96)
+    network = keras.applications.VGG16(include_top=False, weights=None)
+    network.load_weights(nst.VGG16_WEIGHTS)
+    expected = network(keras.applications.vgg16.preprocess_input(image * 255)).numpy()
+    last = nst.build_feature_extractor(["block5_pool"], "vgg16", pooling="max")
+    np.testing.assert_allclose(last(image)["block5_pool"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_vgg16_weights_are_the_file_described():
+    text = (nst.HERE / "weights" / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(nst.VGG16_WEIGHTS.read_bytes()).hexdigest() in text
+
+
+@pytest.mark.parametrize("model", nst.MODELS)
+def test_returns_the_layers_asked_for_and_stops_there(model, picture):
+    extractor = nst.build_feature_extractor(["block3_conv1", "block1_conv2"], model, weights=None)
+    features = extractor(picture)
+    assert {name: feature.shape for name, feature in features.items()} == {
+        "block3_conv1": (1, 8, 10, 256),
+        "block1_conv2": (1, 32, 40, 64),
+    }
+    assert extractor.network.layers[-1].name == "block3_conv1"
+    assert extractor.smallest_side == 4
+
+
+def test_is_frozen(vgg16, picture):
+    assert vgg16.network.trainable_weights == []
+    with tf.GradientTape() as tape:
+        image = tf.Variable(picture)
+        loss = tf.reduce_sum(vgg16(image)["block5_conv1"])
+    assert np.abs(tape.gradient(loss, image)).max() > 0
+
+
+def test_one_layer_may_be_a_string(picture):
+    extractor = nst.build_feature_extractor("block1_conv1", "vgg16", weights=None)
+    assert list(extractor(picture)) == ["block1_conv1"]
+
+
+def test_random_weights_differ_from_imagenet_s(vgg16, picture):
+    random = nst.build_feature_extractor(LAYERS, "vgg16", weights=None)
+    assert not np.allclose(random(picture)["block1_conv1"], vgg16(picture)["block1_conv1"])
+    assert "random weights" in repr(random) and "VGG16" in repr(random)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"model": "vgg20"}, "vgg20.*Valid models: " + ", ".join(nst.MODELS)),
+        ({"pooling": "median"}, "median.*Valid poolings: avg, max"),
+        ({"layers": ["block9_conv1"]}, "block9_conv1.*block1_conv1, .*block5_conv3"),
+        ({"layers": ["block3_conv4"]}, "block3_conv4.*Valid layers of vgg16"),
+        ({"layers": []}, "No layer.*Valid layers"),
+    ],
+)
+def test_refuses_unknown_names(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        nst.build_feature_extractor(**{"layers": LAYERS, "model": "vgg16", "weights": None, **wrong})
+
+
+def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
+    with pytest.raises(ValueError, match="weights file of vgg16.*does not fit"):
+        nst.build_feature_extractor(LAYERS, "vgg16", weights=vgg19_file[0])
+    with pytest.raises(ValueError, match="weights file of vgg19.*does not fit"):
+        nst.build_feature_extractor(LAYERS, "vgg19", weights=nst.VGG16_WEIGHTS)
+    (tmp_path / "text.weights.h5").write_text("no weights")
+    with pytest.raises(ValueError, match=r"text\.weights\.h5.*does not fit"):
+        nst.build_feature_extractor(LAYERS, "vgg16", weights=tmp_path / "text.weights.h5")
+    with pytest.raises(FileNotFoundError, match=r"none\.h5"):
+        nst.build_feature_extractor(LAYERS, "vgg16", weights=tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (lambda image: image * 255, "range 0 to 1"),
+        (lambda image: image - 1, "range 0 to 1"),
+        (lambda image: image * np.nan, "got nan"),
+        (lambda image: image[0], r"got \(32, 40, 3\)"),
+        (lambda image: image[..., :1], r"got \(1, 32, 40, 1\)"),
+        (lambda image: image[:, :15], "at least 16 x 16 pixels, got 15 x 40"),
+    ],
+)
+def test_refuses_images(vgg16, picture, bad, message):
+    with pytest.raises(ValueError, match=message):
+        vgg16(bad(picture))
+
+
+def run_offline(code, tmp_path):
+    """Runs Python with an empty Keras cache and every download refused."""
+    closed = "http://127.0.0.1:9"
+    proxies = {f"{kind}_proxy": closed for kind in ("http", "https", "HTTP", "HTTPS")} | {"no_proxy": "", "NO_PROXY": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=nst.HERE,
+        env={**os.environ, **proxies, "KERAS_HOME": str(tmp_path / "keras")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_offline_vgg16_steps_in_for_vgg19(tmp_path):
+    code = (
+        "import nst_helpers as nst, numpy as np\n"
+        f"extractor = nst.build_feature_extractor({LAYERS})\n"
+        "print(extractor.model, sorted(extractor(np.full((1, 32, 32, 3), 0.5))))\n"
+    )
+    run = run_offline(code, tmp_path)
+    assert run.returncode == 0, run.stderr
+    *_, sentence, last = run.stdout.splitlines()
+    assert "VGG19's ImageNet weights could not be loaded" in sentence
+    assert "VGG16 from weights/ stands in" in sentence and "to get VGG19" in sentence
+    assert last == f"vgg16 {sorted(LAYERS)}"
+    assert run.stderr == ""  # nor does TensorFlow's import log anything
+
+
+def test_offline_a_layer_that_vgg16_lacks_is_named(tmp_path):
+    run = run_offline("import nst_helpers as nst; nst.build_feature_extractor(['block5_conv4'])", tmp_path)
+    assert "ValueError: Unknown layer 'block5_conv4'. Valid layers of vgg16" in run.stderr
+
+
+def test_what_tensorflow_logs_is_shown_if_it_fails():
+    code = "import os, nst_helpers as nst\nwith nst._quiet_stderr():\n    os.write(2, b'the cause'); raise SystemExit(3)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=nst.HERE, capture_output=True, text=True)
+    assert run.returncode == 3 and "the cause" in run.stderr

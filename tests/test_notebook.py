@@ -1,0 +1,242 @@
+"""The notebook as a whole: what is stored in it, and what it does in a live kernel."""
+
+import ast
+import base64
+import io
+import os
+import re
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from conftest import ROOT
+
+PATH = ROOT / "neural_style_transfer.ipynb"
+PARAMETERS = {
+    "CONTENT_IMAGE": str,
+    "STYLE_IMAGE": str,
+    "MODEL": str,
+    "IMAGE_SIZE": int,
+    "CONTENT_WEIGHT": float,
+    "STYLE_WEIGHT": float,
+    "TV_WEIGHT": float,
+    "STEPS": int,
+    "LEARNING_RATE": float,
+    "SEED": int,
+}
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [index for index, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", [])]
+
+
+# ---------------------------------------------------------------------------------------------
+# As it is stored
+
+
+def test_stored_from_one_run_of_a_fresh_kernel(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        assert "execution" not in cell.metadata
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+
+
+def test_stores_no_path_of_a_machine(notebook):
+    outputs = [str(output) for cell in code_cells(notebook) for output in cell.outputs]
+    assert outputs
+    text = re.sub(r"https?://\S+", "", "\n".join(outputs))
+    assert not re.findall(r"(?:/(?:root|home|Users|tmp|opt|usr|var|work)/[\w.-]+|[A-Z]:\\\\\w+)", text)
+
+
+def test_is_small_enough_for_the_web():
+    assert PATH.stat().st_size < 4e6
+
+
+def test_cells_are_short(notebook):
+    for cell in code_cells(notebook):
+        assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 25, cell.source
+
+
+def test_one_cell_of_parameters_plain_literals_with_a_comment(notebook):
+    (index,) = tagged(notebook, "parameters")
+    source = notebook.cells[index].source
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
+    assert {name: type(value) for name, value in values.items()} == PARAMETERS
+    assert all("  # " in line for line in source.splitlines())
+
+
+def test_what_cannot_be_compared_is_followed_by_what_can(notebook):
+    cells = code_cells(notebook)
+    ignored = ["nbval-ignore-output" in cell.metadata.get("tags", []) for cell in cells]
+    assert not ignored[-1]
+    for cell, ignore in zip(cells, ignored):
+        text = "".join(output.get("text", "") for output in cell.outputs)
+        assert ignore or not re.search(r"\d+%\||seconds|it/s", text), cell.source
+
+
+def figures(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            for kind in ("image/jpeg", "image/png"):
+                if kind in output.get("data", {}):
+                    yield cell, kind, output, Image.open(io.BytesIO(base64.b64decode(output.data[kind])))
+
+
+def test_figures_show_something(notebook):
+    """nbval compares no images, so this looks at them: format, size, and that none is blank."""
+    found = list(figures(notebook))
+    assert len(found) >= 12
+    for cell, kind, output, picture in found:
+        expected = "image/jpeg" if "show_images" in cell.source else "image/png"
+        assert kind == expected, cell.source
+        pixels = np.asarray(picture.convert("RGB"), np.float32)
+        assert 300 < picture.width < 1400 and picture.height > 200
+        assert pixels.std() > 20
+        if kind == "image/jpeg":
+            assert output.metadata[kind]["alt"]
+
+
+def test_the_stored_result_is_no_photograph(notebook):
+    """The figure of parents and result: three pictures, and the third is not the first."""
+    (wide,) = [
+        picture
+        for cell, _, _, picture in figures(notebook)
+        if '["content", "style", "result"]' in cell.source
+    ]
+    pixels = np.asarray(wide.convert("RGB"), np.float32) / 255
+    third = pixels.shape[1] // 3
+    left, right = (part.mean(axis=(0, 1)) for part in (pixels[:, :third], pixels[:, -third:]))
+    assert np.abs(left - right).max() > 0.03
+
+
+# ---------------------------------------------------------------------------------------------
+# In a live kernel
+
+SMALL = {"IMAGE_SIZE": 64, "STEPS": 25}
+
+
+def with_parameters(source, values):
+    for name, value in values.items():
+        source, count = re.subn(rf"(?m)^{name} = [^#]*", f"{name} = {value!r}  ", source)
+        assert count == 1, name
+    return source
+
+
+class Kernel:
+    """The notebook in a kernel of its own, offline, with an empty Keras cache."""
+
+    def __init__(self, client):
+        self.client = client
+        self.cells = client.nb.cells
+        (self.parameters,) = tagged(client.nb, "parameters")
+
+    def run(self, first=0, last=None, **values):
+        """Runs cells, with the parameters replaced that are given; returns what they printed."""
+        cell = self.cells[self.parameters]
+        cell.source = with_parameters(cell.source, values)
+        printed = []
+        for index in range(first, len(self.cells) if last is None else last + 1):
+            if self.cells[index].cell_type == "code":
+                self.client.execute_cell(self.cells[index], index)
+                printed += [output.get("text", "") for output in self.cells[index].outputs]
+        return "".join(printed)
+
+    def evaluate(self, expression):
+        cell = nbformat.v4.new_code_cell(f"print(repr({expression}))")
+        self.cells.append(cell)
+        self.client.execute_cell(cell, len(self.cells) - 1)
+        self.cells.pop()
+        return ast.literal_eval("".join(output.text for output in cell.outputs))
+
+    def cell_with(self, text):
+        (index,) = [i for i, c in enumerate(self.cells) if c.cell_type == "code" and text in c.source]
+        return index
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("keras")
+    closed = "http://127.0.0.1:9"  # a proxy that refuses: no download succeeds
+    env = {**os.environ, "KERAS_HOME": str(cache), "http_proxy": closed, "https_proxy": closed, "no_proxy": ""}
+    client = NotebookClient(
+        nbformat.read(PATH, as_version=4), timeout=600, resources={"metadata": {"path": str(ROOT)}}
+    )
+    with client.setup_kernel(env=env):
+        kernel = Kernel(client)
+        # Not over the reader's own picture: results of this run go to a folder of its own.
+        save = kernel.cells[kernel.cell_with("result_path =")]
+        save.source = save.source.replace('f"outputs/', f'f"{cache.as_posix()}/outputs/')
+        kernel.printed = kernel.run(**SMALL)
+        kernel.outputs = cache / "outputs"
+        yield kernel
+
+
+def test_runs_offline_with_an_empty_cache(kernel):
+    assert "VGG16 from weights/ stands in" in kernel.printed
+    assert kernel.evaluate("extractor.model") == "vgg16"
+
+
+def test_leaves_what_a_reader_goes_on_with(kernel):
+    for name in ("content_image", "style_image", "stylized_image"):
+        kind, shape, low, high = kernel.evaluate(
+            f"(str({name}.dtype), tuple({name}.shape), float({name}.min()), float({name}.max()))"
+        )
+        assert kind == "float32" and shape[0] == 1 and shape[3] == 3 and max(shape) == 64
+        assert 0 <= low < high <= 1
+    lengths = kernel.evaluate("{name: len(values) for name, values in history.items()}")
+    assert lengths == dict.fromkeys(("seconds", "total", "content", "style", "tv"), SMALL["STEPS"])
+    names = ("gram_matrix", "content_loss", "style_loss", "total_variation_loss", "stylize")
+    assert kernel.evaluate(f"[callable(globals()[name]) for name in {names}]") == [True] * 5
+
+
+def test_saves_the_picture(kernel):
+    (path,) = kernel.outputs.iterdir()
+    assert path.name == "neuschwanstein_castle-church_at_auvers.png"
+    assert max(Image.open(path).size) == 64
+
+
+def test_painting_lowers_the_losses(kernel):
+    first, last = kernel.evaluate("(history['total'][0], history['total'][-1])")
+    assert last < 0.5 * first
+    first, last = kernel.evaluate("(history['style'][0], history['style'][-1])")
+    assert last < 0.5 * first
+
+
+def test_any_cell_runs_again(kernel):
+    """Every code cell once more on its own, in the kernel that has run them all."""
+    for index in range(len(kernel.cells)):
+        kernel.run(index, index)
+
+
+def test_editing_the_style_weight_and_running_from_there(kernel):
+    last = kernel.cell_with("stylized_image, history = stylize(")
+    ends = {}
+    for weight in (1.0, 100.0):
+        kernel.run(kernel.parameters, last, STYLE_WEIGHT=weight)
+        ends[weight] = kernel.evaluate("(history['style'][-1], history['content'][-1])")
+    assert ends[1.0][0] > 1.5 * ends[100.0][0]  # less weight, more style loss is left
+    assert ends[1.0][1] < ends[100.0][1]
+
+
+def test_another_pair_and_size_from_the_parameters(kernel):
+    last = kernel.cell_with("stylized_image, history = stylize(")
+    kernel.run(
+        kernel.parameters,
+        last,
+        CONTENT_IMAGE="images/content/mont_saint_michel.jpg",
+        STYLE_IMAGE="images/style/great_wave.jpg",
+        MODEL="vgg16",
+        IMAGE_SIZE=80,
+        STEPS=3,
+    )
+    assert kernel.evaluate("stylized_image.shape") == (1, 45, 80, 3)
