@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image as DisplayedImage
 from IPython.display import display
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 
 @contextmanager
@@ -53,6 +54,8 @@ with _quiet_stderr():
 
     _GPUS = tf.config.list_physical_devices("GPU")  # the first look for one logs, too
 
+keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
+
 HERE = Path(__file__).resolve().parent
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
 
@@ -63,6 +66,16 @@ MODELS = {
 }
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 _DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+_TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SAVED_AS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -81,7 +94,7 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}). "
@@ -95,7 +108,8 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     """Reads a picture in any format and colour mode that Pillow reads.
 
     The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and
-    transparency laid over white. Of an animation the first frame is taken.
+    transparency laid over white. Of an animation the first frame is taken. Whole and floating-point
+    numbers of more than 8 bits are taken as 0 to 1, 0 to 255 or 0 to 65535, whichever holds them.
 
     Args:
         path: The file.
@@ -107,9 +121,11 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        ValueError: If the file is no picture, is damaged, or `max_size` is not a positive integer.
+        PermissionError: If the file may not be read.
+        ValueError: If the file is no picture, is damaged or has too many pixels for Pillow, or if
+            `max_size` is not a positive integer.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if isinstance(max_size, bool) or not isinstance(max_size, (int, np.integer)) or max_size < 1:
         raise ValueError(f"max_size must be a positive whole number of pixels, got {max_size!r}.")
     if path.is_dir():
@@ -120,14 +136,21 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
         there = "does not exist" if names is None else f"holds: {', '.join(names) or 'none'}"
         raise FileNotFoundError(
             f"There is no picture {str(path)!r}. The folder {str(folder)!r} {there}. "
-            "Put yours there, or correct the name."
+            f"Put yours there, or correct the name. (Paths count from {str(Path.cwd())!r}.)"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a 108-megapixel phone
             with Image.open(path) as file:
-                picture = _to_srgb(ImageOps.exif_transpose(file))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+                picture = _to_srgb(_upright(file))
+    except PermissionError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{str(path)!r} has more pixels than Pillow opens ({error}). Make it smaller in an image "
+            f"editor first: {max_size} pixels on the longest side are enough."
+        ) from error
+    except Exception as error:  # what Pillow raises on damaged files depends on the format
         raise ValueError(
             f"Expected a picture that Pillow can read, got {str(path)!r} ({error}). If another "
             "program opens it, save it from there as PNG or JPEG."
@@ -139,15 +162,25 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     return np.asarray(picture, np.float32)[np.newaxis] / 255
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turns a picture as its EXIF orientation says.
+
+    `ImageOps.exif_transpose` does so too, but writes the other EXIF tags anew, and so fails on a
+    good picture of which one tag breaks the rules.
+    """
+    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _to_srgb(picture: Image.Image) -> Image.Image:
     """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over white."""
-    if picture.mode.startswith("I"):  # 16 bits a pixel, whether Pillow says I, I;16 or I;16B
-        values = np.clip(np.asarray(picture, np.float64), 0, 65535)
-        picture = _with_profile_of(picture, Image.fromarray(np.uint8(np.rint(values / 257))))
-    elif picture.mode == "F":  # either 0 to 1 or 0 to 255
-        values = np.nan_to_num(np.asarray(picture, np.float64))
-        values = values * 255 if values.max() <= 1 else values
-        picture = _with_profile_of(picture, Image.fromarray(np.uint8(np.clip(np.rint(values), 0, 255))))
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits a pixel
+        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
+        peak = values.max()
+        ranges = (65535,) if picture.mode.startswith("I;16") else (1, 255, 65535) if picture.mode == "F" else (255, 65535)
+        full = next((full for full in ranges if peak <= 1.1 * full), peak)
+        scaled = np.clip(np.rint(values / full * 255), 0, 255)
+        picture = _with_profile_of(picture, Image.fromarray(np.uint8(scaled)))
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     if picture.mode in ("P", "PA", "1", "LA", "La", "RGBa", "RGBA", "RGBX"):
         picture = _with_profile_of(picture, picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB"))
@@ -177,25 +210,22 @@ def save_image(image: Any, path: str | Path) -> Path:
 
     Args:
         image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
-        path: The file. Its folder is made if need be; a file of that name is replaced.
+        path: The file, its name ending in .png (exact), .jpg, .webp, .tif or .bmp. Its folder is
+            made if need be; a file of that name is replaced.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the image has another shape or range, or the ending names no format.
+        ValueError: If the image has another shape or range, or the ending is another.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     image = np.asarray(image)
     pixels = check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save")
-    endings = {end for end, name in Image.registered_extensions().items() if name in Image.SAVE}
-    if path.suffix.lower() not in endings:
-        raise ValueError(
-            f"Expected a file name with an ending such as .png or .jpg, got {path.name!r}. "
-            f"The endings that can be written: {', '.join(sorted(endings))}."
-        )
+    if path.suffix.lower() not in _SAVED_AS:
+        raise ValueError(f"Expected a file name ending in one of {', '.join(_SAVED_AS)}, got {path.name!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options = {} if path.suffix.lower() in (".png", ".bmp") else {"quality": 95}
     Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
     return path
 
@@ -218,17 +248,17 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
         ValueError: If the shape or the range is another; the message says what to do.
     """
     array = np.asarray(image)
-    if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != 3 or array.size == 0:
-        raise ValueError(
-            f"Expected {name} in the shape (1, height, width, 3), got {array.shape}. "
-            "load_image returns that; a single picture of shape (height, width, 3) becomes it "
-            "with image[np.newaxis]."
-        )
+    _check_shape(array.shape, name)
     if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
         raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
     array = array.astype(np.float32)
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # so written, NaN fails too
+    if not np.isfinite([low, high]).all():
+        raise ValueError(
+            f"Expected {name} in the range 0 to 1, got NaN or infinite values. They come from an "
+            "earlier computation: look for a division by 0 or a loss weight that is too large."
+        )
+    if low < 0 or high > 1:
         raise ValueError(
             f"Expected {name} in the range 0 to 1, got {low:g} to {high:g}. "
             "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1)."
@@ -236,50 +266,43 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     return array
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Checks that weights are finite and not negative.
+def _check_shape(shape: Sequence[int | None], name: str) -> None:
+    """Raises ValueError unless the shape is (1, height, width, 3); None stands for any number."""
+    if len(shape) != 4 or shape[0] not in (1, None) or shape[3] not in (3, None) or 0 in shape:
+        raise ValueError(
+            f"Expected {name} in the shape (1, height, width, 3), got {tuple(shape)}. "
+            "load_image returns that; a single picture of shape (height, width, 3) becomes it "
+            "with image[np.newaxis]."
+        )
+
+
+def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
+    """Checks that weights are finite, not negative, and not all 0.
 
     Args:
-        weights: The weights, by the names that a message shall call them.
+        weights: The weights by their names, such as the style layers' or those of the losses.
+        name: What to call them together in the message.
 
     Raises:
-        ValueError: If one is not a number, is negative, NaN or infinite.
+        ValueError: If `weights` is no mapping from names to numbers, one of them is negative, NaN
+            or infinite, or none is above 0.
     """
-    for name, weight in weights.items():
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"Expected {name} as a dict from name to weight, such as {{'block1_conv1': 1.0}}, got {weights!r}."
+        )
+    for key, weight in weights.items():
         try:
             good = math.isfinite(weight) and weight >= 0
-        except TypeError:
+        except (TypeError, OverflowError):
             good = False
         if not good:
             raise ValueError(
-                f"Expected {name} to be a finite number of at least 0, got {weight!r}. "
+                f"Expected {key} of {name} to be a finite number of at least 0, got {weight!r}. "
                 "0 switches that part off."
             )
-
-
-def check_style_layers(style_layers: Mapping[str, float], known: Iterable[str]) -> None:
-    """Checks a table of style layers and their weights.
-
-    Args:
-        style_layers: From layer name to that layer's weight.
-        known: The layers that the feature extractor returns.
-
-    Raises:
-        ValueError: If a layer is not among the known ones, a weight is negative, NaN or infinite,
-            or no weight is above 0.
-    """
-    known = list(known)
-    for layer in style_layers:
-        if layer not in known:
-            raise ValueError(
-                f"The style layer {layer!r} is not among those that the feature extractor returns: "
-                f"{', '.join(known)}. Name it when building the extractor."
-            )
-    check_weights({f"style_layers[{layer!r}]": weight for layer, weight in style_layers.items()})
-    if not any(weight > 0 for weight in style_layers.values()):
-        raise ValueError(
-            f"Expected at least one style layer with a weight above 0, got {dict(style_layers)}."
-        )
+    if not any(weights.values()):
+        raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
 
 
 def check_descent(steps: int, learning_rate: float) -> None:
@@ -295,9 +318,32 @@ def check_descent(steps: int, learning_rate: float) -> None:
     """
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"Expected steps to be a whole number of at least 1, got {steps!r}.")
-    check_weights({"learning_rate": learning_rate})
-    if learning_rate == 0:
-        raise ValueError("Expected learning_rate to be above 0, got 0: the pixels would not move.")
+    try:
+        good = math.isfinite(learning_rate) and learning_rate > 0
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
+            "0.01 to 0.1 are usual."
+        )
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Checks that a descent has not gone astray.
+
+    Args:
+        loss: The total loss.
+        step: The step that it was computed at.
+
+    Raises:
+        ValueError: If the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The total loss is {loss} at step {step}: expected a finite number. A loss weight may be "
+            "too large for float32, or a changed loss has an infinite gradient, as a square root has at 0."
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -318,7 +364,9 @@ class FeatureExtractor:
             feature map, and at the deepest layer one pixel has to be left.
     """
 
-    def __init__(self, network, layers, model, pooling, weights):
+    def __init__(
+        self, network: keras.Model, layers: list[str], model: str, pooling: str, weights: str | Path | None
+    ):
         self.network = network
         self.layers = layers
         self.model = model
@@ -344,14 +392,32 @@ class FeatureExtractor:
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)
         if tf.executing_eagerly():
             check_image(image)
+        _check_shape(image.shape, "the image")
         height, width = image.shape[1:3]
-        if height is not None and min(height, width) < self.smallest_side:
+        if min(height or math.inf, width or math.inf) < self.smallest_side:
             raise ValueError(
                 f"The image is too small for the layer {self.network.layers[-1].name}: expected at "
                 f"least {self.smallest_side} x {self.smallest_side} pixels, got {height} x {width} "
-                "(height x width). Take a larger picture, or shallower layers."
+                "(height x width). Take a larger or a less narrow picture, load it with a larger "
+                "size, or take shallower layers."
             )
         return self.network(self._preprocess(image * 255.0))
+
+    def check_layers(self, layers: Iterable[str]) -> None:
+        """Checks that the extractor returns some layers.
+
+        Args:
+            layers: The layers' names.
+
+        Raises:
+            ValueError: If one is missing; the message lists those there are.
+        """
+        for layer in layers:
+            if layer not in self.layers:
+                raise ValueError(
+                    f"The layer {layer!r} is not among those that the feature extractor returns: "
+                    f"{', '.join(self.layers)}. Name it when building the extractor."
+                )
 
     def __repr__(self) -> str:
         weights = {"imagenet": "ImageNet weights", None: "random weights"}.get(
@@ -430,15 +496,16 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         try:
             return build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
+            folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
             print(
                 f"{model.upper()}'s ImageNet weights could not be loaded ({error}), so VGG16 from "
                 f"weights/ stands in; to get {model.upper()}, connect to the internet and run this "
-                "again, or put the file that the address above names into ~/.keras/models."
+                f"again, or put the file that this address names into {folder}."
             )
             model, build = "vgg16", MODELS["vgg16"][0]
         finally:
             socket.setdefaulttimeout(timeout)
-    path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights)
+    path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no weights file {str(path)!r}. Restore it (git checkout weights), or give "
@@ -452,7 +519,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     except Exception as error:
         raise ValueError(
             f"Expected a weights file of {model} without its dense layers (include_top=False), as "
-            f"Keras saves it (.weights.h5 or .h5), got {str(path)!r}, which does not fit: "
+            f"Keras saves it (.weights.h5, or .h5 in the older format), got {str(path)!r}, which does not fit: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
     return backbone, model
@@ -509,7 +576,9 @@ def show_images(
     arrays = [np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image) for image in images]
     columns = columns or len(arrays)
     rows = math.ceil(len(arrays) / columns)
-    widths = [max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))]
+    aspects = [max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))]
+    widths = np.clip(aspects, 0.75, 6.0)  # of a row's height; room for a title over a narrow picture
+    height = min(height, 14 / sum(widths))
     figure, axes = plt.subplots(
         rows,
         len(widths),
@@ -522,9 +591,12 @@ def show_images(
         axis.axis("off")
         if index < len(arrays):
             axis.imshow(arrays[index], cmap="magma")
-            axis.set_title(titles[index] if len(titles) else "", fontsize=11)
+            title = titles[index] if len(titles) else ""
+            letters = max(8, int(11 * height * widths[index % columns]))  # that fit on a line
+            lines = [textwrap.fill(line, letters) for line in title.splitlines()]
+            axis.set_title("\n".join(lines), fontsize=11, parse_math=False)
     if caption:
-        figure.supxlabel(caption, fontsize=11, style="italic", wrap=True)
+        figure.supxlabel(textwrap.fill(caption, int(11 * figure.get_figwidth())), fontsize=11, style="italic")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
     plt.close(figure)

@@ -127,7 +127,7 @@ def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
     [
         (lambda image: image * 255, "range 0 to 1"),
         (lambda image: image - 1, "range 0 to 1"),
-        (lambda image: image * np.nan, "got nan"),
+        (lambda image: image * np.nan, "got NaN"),
         (lambda image: image[0], r"got \(32, 40, 3\)"),
         (lambda image: image[..., :1], r"got \(1, 32, 40, 1\)"),
         (lambda image: image[:, :15], "at least 16 x 16 pixels, got 15 x 40"),
@@ -136,6 +136,14 @@ def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
 def test_refuses_images(vgg16, picture, bad, message):
     with pytest.raises(ValueError, match=message):
         vgg16(bad(picture))
+
+
+def test_a_compiled_function_checks_shapes_as_well(vgg16, picture):
+    compiled = tf.function(vgg16)
+    with pytest.raises(ValueError, match=r"got \(32, 40, 3\)"):
+        compiled(tf.constant(picture[0]))
+    with pytest.raises(ValueError, match="at least 16 x 16 pixels, got 15 x 40"):
+        compiled(tf.constant(picture[:, :15]))
 
 
 def run_offline(code, tmp_path):

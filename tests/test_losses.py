@@ -79,7 +79,7 @@ def arguments_for(defined, content, style, weights):
     style_features = defined.extractor(style)
     grams = {layer: defined.gram_matrix(style_features[layer]) for layer in STYLE_LAYERS}
     layers = defined.as_tensors(defined.STYLE_LAYERS)
-    return defined.extractor, content_target, grams, layers, defined.as_tensors(weights)
+    return defined.extractor, CONTENT_LAYER, content_target, grams, layers, defined.as_tensors(weights)
 
 
 def test_the_total_is_the_weighted_sum(defined, picture, random):

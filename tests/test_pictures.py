@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 import nst_helpers as nst
 
@@ -52,14 +52,23 @@ def test_the_filter_averages(save):
     assert small.min() > 110 and small.max() < 145
 
 
-def test_exif_orientation(save):
-    picture = Image.new("RGB", (4, 2), "white")
-    picture.putpixel((0, 0), (0, 0, 0))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(save, random, orientation):
+    picture = Image.fromarray(random.integers(0, 256, (4, 6, 3), dtype=np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying: turn by 90 degrees clockwise to see it
-    loaded = colours(save(picture, "a.png", exif=exif))
-    assert loaded.shape == (4, 2, 3)
-    assert loaded[0, 1].tolist() == [0, 0, 0] and loaded[0, 0].tolist() == [255, 255, 255]
+    exif[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(save(picture, "a.png", exif=exif))))
+    np.testing.assert_array_equal(colours(save(picture, "b.png", exif=exif)), expected)
+    assert expected.shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))
+
+
+def test_orientation_beside_tags_that_break_the_rules(save):
+    path = save(Image.new("RGB", (4, 2)), "a.png")
+    tags = b"II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\x1a\x01\x02\0\x03\0\0\x0072\0\0" + bytes(4)
+    # Orientation 6, and the resolution as text: Pillow reads it, and fails to write it again.
+    Image.open(path).save(path, exif=b"Exif\0\0" + tags)
+    assert Image.open(path).getexif()[0x011A] == "72"
+    assert colours(path).shape == (4, 2, 3)
 
 
 def test_transparency_lies_over_white(save):
@@ -102,10 +111,15 @@ def test_sixteen_bits(save, name):
     assert colours(save(picture, name))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3, [1] * 3]
 
 
-@pytest.mark.parametrize("scale", [1, 255])
+@pytest.mark.parametrize("scale", [1, 255, 65535])
 def test_floating_point(save, scale):
     picture = Image.fromarray(np.float32([[0, 0.2, 1]]) * scale)
     assert colours(save(picture, "a.tif"))[0].tolist() == [[0] * 3, [51] * 3, [255] * 3]
+
+
+def test_floating_point_that_overshoots(save):
+    picture = Image.fromarray(np.float32([[0, 0.2, 1.02, np.nan, np.inf]]))
+    assert colours(save(picture, "a.tif"))[0, :, 0].tolist() == [0, 51, 255, 0, 0]
 
 
 def test_cmyk(save):
@@ -168,6 +182,21 @@ def test_a_file_that_is_no_picture(tmp_path):
         nst.load_image(tmp_path)
 
 
+def test_a_picture_with_too_many_pixels(save, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="more pixels than Pillow opens.*smaller in an image editor"):
+        nst.load_image(save(Image.new("RGB", (50, 50)), "a.png"))
+    assert nst.load_image(save(Image.new("RGB", (4, 4)), "b.png")).shape == (1, 4, 4, 3)  # no warning
+
+
+def test_the_home_folder(save, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = nst.save_image(np.zeros((1, 2, 2, 3)), "~/a.png")
+    assert path == tmp_path / "a.png" and nst.find_images("~") == [path]
+    assert nst.load_image("~/a.png").shape == (1, 2, 2, 3)
+
+
 def test_a_damaged_picture(save, random):
     path = save(Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "a.jpg")
     path.write_bytes(path.read_bytes()[:1000])
@@ -217,13 +246,13 @@ def test_save_and_load_again(tmp_path, random):
     [
         (np.full((1, 4, 4, 3), 2.0), "a.png", "range 0 to 1, got 2 to 2"),
         (np.full((1, 4, 4, 3), -1.0), "a.png", "range 0 to 1, got -1"),
-        (np.full((1, 4, 4, 3), np.nan), "a.png", "got nan"),
+        (np.full((1, 4, 4, 3), np.nan), "a.png", "got NaN"),
         (np.zeros((4, 4)), "a.png", r"shape \(1, height, width, 3\), got \(4, 4\)"),
         (np.zeros((2, 4, 4, 3)), "a.png", r"got \(2, 4, 4, 3\)"),
         (np.zeros((1, 0, 4, 3)), "a.png", r"got \(1, 0, 4, 3\)"),
         (np.full((1, 4, 4, 3), "x"), "a.png", "numbers"),
-        (np.zeros((1, 4, 4, 3)), "a", r"ending such as \.png.*got 'a'"),
-        (np.zeros((1, 4, 4, 3)), "a.txt", r"got 'a\.txt'.*\.jpg"),
+        (np.zeros((1, 4, 4, 3)), "a", r"ending in one of \.png, .*got 'a'"),
+        (np.zeros((1, 4, 4, 3)), "a.xbm", r"\.jpg.*got 'a\.xbm'"),
     ],
 )
 def test_save_refuses(tmp_path, image, name, message):
@@ -248,6 +277,14 @@ def test_show_images_makes_one_jpeg_with_alternative_text(shown, random):
     assert picture.format == "JPEG"
     assert figure.alt == "What to see"
     assert picture.width > 1.5 * picture.height  # two rows of two pictures twice as wide as high
+
+
+def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown):
+    nst.show_images([np.zeros((64, 2, 3))] * 3, ["a_long_name_without_a_blank $x $"] * 3)
+    nst.show_images([np.zeros((2, 640, 3))] * 3, ["wide"] * 3)
+    for figure in shown:
+        width, height = Image.open(io.BytesIO(figure.data)).size
+        assert 400 < width <= 1400 and 50 < height < 600
 
 
 @pytest.mark.parametrize("images, titles", [([], []), ([np.zeros((2, 2, 3))], ["a", "b"])])

@@ -5,7 +5,7 @@ import pytest
 
 import nst_helpers as nst
 
-WEIGHTS = {"content_weight": 1.0, "style_weight": 100.0, "tv_weight": 0.2}
+WEIGHTS = {"content_weight": 1.0, "style_weight": 100.0, "tv_weight": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,19 @@ def test_takes_other_style_layers(defined, pair):
     assert history["style"][0] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("number", [int, np.float32, np.float64, np.int64])
+def test_takes_numbers_of_any_type(defined, pair, number):
+    weights = {name: number(3) for name in WEIGHTS}
+    _, history = defined.stylize(*pair, steps=1, learning_rate=number(1), **weights)
+    assert history["total"][0] == pytest.approx(3 * (history["style"][0] + history["tv"][0]), rel=1e-4)
+
+
+def test_refuses_an_extractor_without_the_content_layer(defined, pair):
+    shallow = nst.build_feature_extractor(list(defined.STYLE_LAYERS), "vgg16", weights=None)
+    with pytest.raises(ValueError, match="'block4_conv2' is not among.*block1_conv1.*Name it when building"):
+        defined.stylize(*pair, steps=1, extractor=shallow, **WEIGHTS)
+
+
 def test_another_weight_compiles_nothing(defined, pair):
     defined.stylize(*pair, steps=1, **WEIGHTS)
     before = defined.losses_and_gradient.experimental_get_tracing_count()
@@ -104,11 +117,16 @@ def test_the_callback_sees_every_step(defined, pair):
         ({"steps": 0}, "steps.*at least 1, got 0"),
         ({"steps": 2.5}, "steps.*whole number.*2.5"),
         ({"learning_rate": 0}, "learning_rate.*above 0"),
-        ({"learning_rate": -1}, "learning_rate.*at least 0, got -1"),
+        ({"learning_rate": -1}, "learning_rate.*above 0, got -1"),
+        ({"learning_rate": "fast"}, "learning_rate.*above 0, got 'fast'"),
         ({"style_layers": {"block9_conv1": 1.0}}, "block9_conv1.*block1_conv1.*block5_conv1"),
         ({"style_layers": {"block1_conv1": -1.0}}, "block1_conv1.*got -1"),
-        ({"style_layers": {"block1_conv1": 0.0}}, "at least one style layer"),
-        ({"style_layers": {}}, "at least one style layer"),
+        ({"style_layers": {"block1_conv1": 0.0}}, "at least one of style_layers"),
+        ({"style_layers": {}}, "at least one of style_layers"),
+        ({"style_layers": ["block1_conv1"]}, "style_layers as a dict.*got \\['block1_conv1'\\]"),
+        ({"content_weight": 0, "style_weight": 0, "tv_weight": 0}, "at least one of the weights"),
+        ({"content_weight": 10**400}, "content_weight.*finite"),
+        ({"style_weight": 3e38, "steps": 5}, "total loss is (nan|inf) at step"),
     ],
 )
 def test_refuses_bad_settings(defined, pair, wrong, message):
@@ -121,7 +139,7 @@ def test_refuses_bad_images(defined, pair, which, name):
     for bad, message in [
         (lambda image: image * 255, r"range 0 to 1, got 0 to 2\d\d\."),
         (lambda image: image[0], r"shape \(1, height, width, 3\), got"),
-        (lambda image: image * np.nan, "range 0 to 1, got nan"),
+        (lambda image: image * np.nan, "got NaN"),
     ]:
         images = list(pair)
         images[which] = bad(images[which])
