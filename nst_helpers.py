@@ -48,6 +48,7 @@ def _quiet_stderr():
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
 with _quiet_stderr():
     import keras
     import tensorflow as tf
@@ -177,13 +178,14 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):  # more than 8 bits a pixel
         values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
         peak = values.max()
-        ranges = (65535,) if picture.mode.startswith("I;16") else (1, 255, 65535) if picture.mode == "F" else (255, 65535)
+        ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
         full = next((full for full in ranges if peak <= 1.1 * full), peak)
-        scaled = np.clip(np.rint(values / full * 255), 0, 255)
-        picture = _with_profile_of(picture, Image.fromarray(np.uint8(scaled)))
+        profile = picture.info.get("icc_profile")
+        picture = Image.fromarray(np.uint8(np.clip(np.rint(values / full * 255), 0, 255)))
+        picture.info["icc_profile"] = profile
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     if picture.mode in ("P", "PA", "1", "LA", "La", "RGBa", "RGBA", "RGBX"):
-        picture = _with_profile_of(picture, picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB"))
+        picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
     profile = picture.info.get("icc_profile")
     srgb = ImageCms.createProfile("sRGB")
     if profile or picture.mode == "LAB":
@@ -196,13 +198,6 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     if alpha is not None:
         picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
     return picture
-
-
-def _with_profile_of(original: Image.Image, converted: Image.Image) -> Image.Image:
-    """Carries the embedded colour profile over to a picture made from another."""
-    if "icc_profile" in original.info:
-        converted.info["icc_profile"] = original.info["icc_profile"]
-    return converted
 
 
 def save_image(image: Any, path: str | Path) -> Path:
@@ -305,30 +300,6 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
         raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
 
 
-def check_descent(steps: int, learning_rate: float) -> None:
-    """Checks the settings of a gradient descent.
-
-    Args:
-        steps: How many steps.
-        learning_rate: Their size.
-
-    Raises:
-        ValueError: If `steps` is not a whole number above 0, or `learning_rate` is not a finite
-            number above 0.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"Expected steps to be a whole number of at least 1, got {steps!r}.")
-    try:
-        good = math.isfinite(learning_rate) and learning_rate > 0
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
-            "0.01 to 0.1 are usual."
-        )
-
-
 def check_finite(loss: float, step: int) -> None:
     """Checks that a descent has not gone astray.
 
@@ -402,22 +373,6 @@ class FeatureExtractor:
                 "size, or take shallower layers."
             )
         return self.network(self._preprocess(image * 255.0))
-
-    def check_layers(self, layers: Iterable[str]) -> None:
-        """Checks that the extractor returns some layers.
-
-        Args:
-            layers: The layers' names.
-
-        Raises:
-            ValueError: If one is missing; the message lists those there are.
-        """
-        for layer in layers:
-            if layer not in self.layers:
-                raise ValueError(
-                    f"The layer {layer!r} is not among those that the feature extractor returns: "
-                    f"{', '.join(self.layers)}. Name it when building the extractor."
-                )
 
     def __repr__(self) -> str:
         weights = {"imagenet": "ImageNet weights", None: "random weights"}.get(
@@ -532,6 +487,50 @@ def _with_pooling(layer: keras.Layer, pooling: str) -> keras.Layer:
     return layer.__class__.from_config(layer.get_config())
 
 
+def check_stylize(
+    extractor: FeatureExtractor,
+    content_layer: str,
+    style_layers: Mapping[str, float],
+    weights: Mapping[str, float],
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """Checks what the notebook's `stylize` is called with, but for the two images.
+
+    Args:
+        extractor: The feature extractor.
+        content_layer: The layer that stands for content.
+        style_layers: From each style layer to its weight.
+        weights: From `content`, `style` and `tv` to the weight of that loss.
+        steps: How many steps.
+        learning_rate: Their size.
+
+    Raises:
+        ValueError: If a weight is negative, NaN or infinite, if all are 0, if the extractor does
+            not return one of the layers, if `steps` is not a whole number above 0, or if
+            `learning_rate` is not a finite number above 0.
+    """
+    check_weights(style_layers, "style_layers")
+    check_weights({f"{name}_weight": weight for name, weight in weights.items()})
+    for layer in (content_layer, *style_layers):
+        if layer not in extractor.layers:
+            raise ValueError(
+                f"The layer {layer!r} is not among those that the feature extractor returns: "
+                f"{', '.join(extractor.layers)}. Name it when building the extractor."
+            )
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"Expected steps to be a whole number of at least 1, got {steps!r}.")
+    try:
+        good = math.isfinite(learning_rate) and learning_rate > 0
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
+            "0.01 to 0.1 are usual."
+        )
+
+
 # ---------------------------------------------------------------------------------------------
 # Figures
 
@@ -576,7 +575,9 @@ def show_images(
     arrays = [np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image) for image in images]
     columns = columns or len(arrays)
     rows = math.ceil(len(arrays) / columns)
-    aspects = [max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))]
+    aspects = [
+        max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))
+    ]
     widths = np.clip(aspects, 0.75, 6.0)  # of a row's height; room for a title over a narrow picture
     height = min(height, 14 / sum(widths))
     figure, axes = plt.subplots(
@@ -627,7 +628,9 @@ def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, f
         color, line, _ = _PARTS[name]
         values = np.multiply(history[name], weight)
         axis.plot(values, color=color, linestyle=line, label=f"{weight:g} × {name}")
-    axis.set(xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it")
+    axis.set(
+        xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it"
+    )
     axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
     plt.show()

@@ -45,9 +45,15 @@ def defined(notebook, vgg16):
         node
         for node in ast.parse(code).body
         if isinstance(node, ast.FunctionDef)
-        or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper())
+        or (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id.isupper()
+        )
     ]
-    names = dict(nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path, extractor=vgg16)
+    names = dict(
+        nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path, extractor=vgg16
+    )
     # tf.function reads the source of what it compiles, so the definitions go through a real file.
     source = "\n\n".join(ast.unparse(node) for node in kept)
     exec(compile_with_source(source), names)

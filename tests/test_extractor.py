@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 
@@ -110,6 +111,26 @@ def test_refuses_unknown_names(wrong, message):
         nst.build_feature_extractor(**{"layers": LAYERS, "model": "vgg16", "weights": None, **wrong})
 
 
+def test_vgg19_from_keras_where_it_can_be_had(monkeypatch, capsys):
+    """Keras's download and its failure, played by a stand-in; the line's time limit is put back."""
+    limits = []
+
+    def build(include_top, weights):
+        if weights == "imagenet":
+            limits.append(socket.getdefaulttimeout())
+            if not reachable:
+                raise Exception("URL fetch failure on https://address: None -- no route")
+        return keras.applications.VGG19(include_top=include_top, weights=None)
+
+    monkeypatch.setitem(nst.MODELS, "vgg19", (build, nst.MODELS["vgg19"][1]))
+    for reachable in (True, False):
+        extractor = nst.build_feature_extractor(LAYERS)
+        assert extractor.model == ("vgg19" if reachable else "vgg16")
+        assert ("no route" in capsys.readouterr().out) == (not reachable)
+        assert socket.getdefaulttimeout() is None
+    assert limits == [20, 20]
+
+
 def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
     with pytest.raises(ValueError, match="weights file of vgg16.*does not fit"):
         nst.build_feature_extractor(LAYERS, "vgg16", weights=vgg19_file[0])
@@ -149,7 +170,10 @@ def test_a_compiled_function_checks_shapes_as_well(vgg16, picture):
 def run_offline(code, tmp_path):
     """Runs Python with an empty Keras cache and every download refused."""
     closed = "http://127.0.0.1:9"
-    proxies = {f"{kind}_proxy": closed for kind in ("http", "https", "HTTP", "HTTPS")} | {"no_proxy": "", "NO_PROXY": ""}
+    proxies = {f"{kind}_proxy": closed for kind in ("http", "https", "HTTP", "HTTPS")} | {
+        "no_proxy": "",
+        "NO_PROXY": "",
+    }
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=nst.HERE,

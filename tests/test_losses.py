@@ -45,7 +45,9 @@ def test_style_loss_by_hand(defined):
     features = {"a": tf.constant([[[[2.0]]]]), "b": tf.constant([[[[3.0]]]])}  # Gram matrices 4 and 9
     grams = {"a": tf.constant([[2.0]]), "b": tf.constant([[3.0]])}
     # errors (4 - 2)^2 / 2^2 = 1 and (9 - 3)^2 / 3^2 = 4, weighted 3 : 1
-    assert float(defined.style_loss(features, grams, {"a": 3.0, "b": 1.0})) == pytest.approx((3 * 1 + 1 * 4) / 4)
+    assert float(defined.style_loss(features, grams, {"a": 3.0, "b": 1.0})) == pytest.approx(
+        (3 * 1 + 1 * 4) / 4
+    )
 
 
 def test_style_loss_against_numpy(defined, random):

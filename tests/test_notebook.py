@@ -167,7 +167,13 @@ class Kernel:
 def kernel(tmp_path_factory):
     cache = tmp_path_factory.mktemp("keras")
     closed = "http://127.0.0.1:9"  # a proxy that refuses: no download succeeds
-    env = {**os.environ, "KERAS_HOME": str(cache), "http_proxy": closed, "https_proxy": closed, "no_proxy": ""}
+    env = {
+        **os.environ,
+        "KERAS_HOME": str(cache),
+        "http_proxy": closed,
+        "https_proxy": closed,
+        "no_proxy": "",
+    }
     client = NotebookClient(
         nbformat.read(PATH, as_version=4), timeout=600, resources={"metadata": {"path": str(ROOT)}}
     )

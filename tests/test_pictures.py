@@ -34,7 +34,9 @@ def test_type_shape_and_range(save, random):
     np.testing.assert_allclose(image[0], pixels / 255, atol=1e-7)
 
 
-@pytest.mark.parametrize("size, expected", [((1000, 600), (300, 500)), ((600, 1000), (500, 300)), ((400, 100), (100, 400))])
+@pytest.mark.parametrize(
+    "size, expected", [((1000, 600), (300, 500)), ((600, 1000), (500, 300)), ((400, 100), (100, 400))]
+)
 def test_longest_side_and_aspect_ratio(save, size, expected):
     path = save(Image.new("RGB", size), "a.png")
     assert nst.load_image(path, 500).shape == (1, *expected, 3)
@@ -64,7 +66,12 @@ def test_exif_orientation(save, random, orientation):
 
 def test_orientation_beside_tags_that_break_the_rules(save):
     path = save(Image.new("RGB", (4, 2)), "a.png")
-    tags = b"II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\x1a\x01\x02\0\x03\0\0\x0072\0\0" + bytes(4)
+    tags = (
+        b"II*\0\x08\0\0\0\x02\0"
+        + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+        + b"\x1a\x01\x02\0\x03\0\0\x0072\0\0"
+        + bytes(4)
+    )
     # Orientation 6, and the resolution as text: Pillow reads it, and fails to write it again.
     Image.open(path).save(path, exif=b"Exif\0\0" + tags)
     assert Image.open(path).getexif()[0x011A] == "72"

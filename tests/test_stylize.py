@@ -87,6 +87,12 @@ def test_takes_numbers_of_any_type(defined, pair, number):
     assert history["total"][0] == pytest.approx(3 * (history["style"][0] + history["tv"][0]), rel=1e-4)
 
 
+def test_paints_through_vgg19(defined, pair):
+    vgg19 = nst.build_feature_extractor([*defined.STYLE_LAYERS, defined.CONTENT_LAYER], "vgg19", weights=None)
+    _, history = defined.stylize(*pair, steps=8, extractor=vgg19, **WEIGHTS)
+    assert history["total"][-1] < history["total"][0]
+
+
 def test_refuses_an_extractor_without_the_content_layer(defined, pair):
     shallow = nst.build_feature_extractor(list(defined.STYLE_LAYERS), "vgg16", weights=None)
     with pytest.raises(ValueError, match="'block4_conv2' is not among.*block1_conv1.*Name it when building"):
@@ -102,7 +108,9 @@ def test_another_weight_compiles_nothing(defined, pair):
 
 def test_the_callback_sees_every_step(defined, pair):
     seen = []
-    image, _ = defined.stylize(*pair, steps=3, callback=lambda step, now: seen.append((step, now.numpy())), **WEIGHTS)
+    image, _ = defined.stylize(
+        *pair, steps=3, callback=lambda step, now: seen.append((step, now.numpy())), **WEIGHTS
+    )
     assert [step for step, _ in seen] == [0, 1, 2]
     np.testing.assert_array_equal(seen[-1][1], image)
 
