@@ -10,12 +10,14 @@ extractor knows what its network wants instead (VGG: BGR, 0 to 255, ImageNet's m
 
 import functools
 import io
+import itertools
 import math
 import os
 import socket
 import sys
 import tempfile
 import textwrap
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +68,9 @@ MODELS = {
     "vgg19": (keras.applications.VGG19, keras.applications.vgg19.preprocess_input),
 }
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
+PRECISIONS = ("float32", "bfloat16")
+# What Keras decides for its own training: XLA on a single GPU, and neither on a CPU nor on a Mac.
+USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
 _DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 _TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -321,6 +326,49 @@ def check_finite(loss: float, step: int) -> None:
 # The network
 
 
+def choose_precision(wanted: str = "auto") -> str:
+    """Chooses the number format that the network computes in, by timing a convolution in each.
+
+    bfloat16 has the range of float32 and 8 of its 24 significant bits: half the memory, and on
+    processors made for it (AMX or AVX512-BF16 in a CPU, tensor cores in a GPU since Ampere) twice
+    the speed or more. On others it is slower.
+
+    Args:
+        wanted: One of `PRECISIONS`, which is then returned as it is; or `"auto"`.
+
+    Returns:
+        `"bfloat16"` if wanted or measured to be at least a tenth faster, else `"float32"`.
+
+    Raises:
+        ValueError: If `wanted` is none of these.
+    """
+    if wanted in PRECISIONS:
+        return wanted
+    if wanted != "auto":
+        raise ValueError(f"Unknown precision {wanted!r}. Valid precisions: auto, {', '.join(PRECISIONS)}.")
+    seconds = _convolution_seconds()
+    return "bfloat16" if seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
+
+
+@functools.cache  # so that running a cell again gives the same answer
+def _convolution_seconds() -> dict[str, float]:
+    """Times a convolution of the middle of VGG, and its gradient, in each precision."""
+    convolve = tf.function(lambda x, kernel: tf.gradients(tf.nn.conv2d(x, kernel, 1, "SAME"), x))
+    seconds = {}
+    for precision in PRECISIONS:
+        x, kernel = (tf.ones(shape, precision) for shape in ((1, 64, 64, 128), (3, 3, 128, 128)))
+        times = []
+        try:
+            for _ in range(12):
+                start = time.perf_counter()
+                convolve(x, kernel)[0][0, 0, 0, 0].numpy()
+                times.append(time.perf_counter() - start)
+        except tf.errors.OpError:  # a device without this kernel
+            times = [math.inf]
+        seconds[precision] = min(times)  # the least disturbed; the first ones compile
+    return seconds
+
+
 class FeatureExtractor:
     """A trained network, cut off after the deepest layer asked for, frozen.
 
@@ -329,6 +377,7 @@ class FeatureExtractor:
             what is really used.
         weights: `"imagenet"`, a file's path, or None (random).
         pooling: `"avg"` or `"max"`.
+        precision: `"float32"` or `"bfloat16"`: what the network computes in, and its feature maps.
         layers: Names of the layers whose feature maps are returned.
         network: The Keras model.
         smallest_side: The least height and width of an image, in pixels: each pooling halves the
@@ -336,13 +385,20 @@ class FeatureExtractor:
     """
 
     def __init__(
-        self, network: keras.Model, layers: list[str], model: str, pooling: str, weights: str | Path | None
+        self,
+        network: keras.Model,
+        layers: list[str],
+        model: str,
+        pooling: str,
+        weights: str | Path | None,
+        precision: str,
     ):
         self.network = network
         self.layers = layers
         self.model = model
         self.pooling = pooling
         self.weights = weights
+        self.precision = precision
         self._preprocess = MODELS[model][1]
         halvings = sum(isinstance(layer, POOLINGS[pooling]) for layer in network.layers)
         self.smallest_side = 2**halvings
@@ -354,7 +410,8 @@ class FeatureExtractor:
             image: RGB in [0, 1], shape `(1, height, width, 3)`.
 
         Returns:
-            From layer name to feature map (after ReLU), shape `(1, height, width, channels)`.
+            From layer name to feature map (after ReLU), shape `(1, height, width, channels)`, of the
+            type `precision`.
 
         Raises:
             ValueError: If the image is of another shape or range, or too small. (In a compiled
@@ -378,7 +435,10 @@ class FeatureExtractor:
         weights = {"imagenet": "ImageNet weights", None: "random weights"}.get(
             self.weights, f"weights from {Path(str(self.weights)).name}"
         )
-        return f"{self.model.upper()}, {weights}, {self.pooling} pooling, cut off after {self.network.layers[-1].name}"
+        return (
+            f"{self.model.upper()}, {weights}, {self.pooling} pooling, {self.precision}, "
+            f"cut off after {self.network.layers[-1].name}"
+        )
 
 
 def build_feature_extractor(
@@ -386,6 +446,7 @@ def build_feature_extractor(
     model: str = "vgg19",
     pooling: str = "avg",
     weights: str | Path | None = "imagenet",
+    precision: str = "float32",
 ) -> FeatureExtractor:
     """Builds the function that turns an image into feature maps.
 
@@ -401,6 +462,7 @@ def build_feature_extractor(
             layers (`include_top=False`); or None for random weights. VGG16's ImageNet weights
             are in this repository; VGG19's are downloaded by Keras, once, or found in its cache.
             Where they cannot be had, one sentence says so and VGG16 takes VGG19's place.
+        precision: One of `PRECISIONS`, such as `choose_precision()` returns.
 
     Returns:
         The extractor. It is called with an image (RGB in [0, 1], shape `(1, height, width, 3)`;
@@ -415,15 +477,19 @@ def build_feature_extractor(
         raise ValueError(f"Unknown model {model!r}. Valid models: {', '.join(MODELS)}.")
     if pooling not in POOLINGS:
         raise ValueError(f"Unknown pooling {pooling!r}. Valid poolings: {', '.join(POOLINGS)}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}. Valid precisions: {', '.join(PRECISIONS)}.")
     layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     _check_layers(layers, model)  # before a download of many megabytes
     backbone, used = _load_backbone(model, weights)
     _check_layers(layers, used)
-    pooled = keras.models.clone_model(backbone, clone_function=lambda layer: _with_pooling(layer, pooling))
+    pooled = keras.models.clone_model(
+        backbone, clone_function=lambda layer: _copied(layer, pooling, precision)
+    )
     pooled.set_weights(backbone.get_weights())
     network = keras.Model(pooled.input, {name: pooled.get_layer(name).output for name in layers})
     network.trainable = False
-    return FeatureExtractor(network, layers, used, pooling, weights)
+    return FeatureExtractor(network, layers, used, pooling, weights, precision)
 
 
 @functools.cache
@@ -480,11 +546,41 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     return backbone, model
 
 
-def _with_pooling(layer: keras.Layer, pooling: str) -> keras.Layer:
-    """Copies a layer; where it pools, with the pooling wanted."""
+def _copied(layer: keras.Layer, pooling: str, precision: str) -> keras.Layer:
+    """Copies a layer, in the precision wanted; where it pools, with the pooling wanted."""
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.InputLayer):
+        return keras.layers.InputLayer.from_config(config)  # pixels are float32
     if isinstance(layer, keras.layers.MaxPooling2D):
-        return POOLINGS[pooling](pool_size=layer.pool_size, strides=layer.strides, name=layer.name)
-    return layer.__class__.from_config(layer.get_config())
+        kind, config = POOLINGS[pooling], {key: config[key] for key in ("name", "pool_size", "strides")}
+    else:
+        kind = layer.__class__
+    return kind.from_config({**config, "dtype": precision})
+
+
+def inner_products(columns: tf.Tensor) -> tf.Tensor:
+    """Computes the inner product of each column of a matrix with each other: `F.T @ F`.
+
+    As `tf.matmul(F, F, transpose_a=True)`, but the result and its gradient are computed for what
+    they are, symmetric: with `dG` the gradient of a loss with respect to the product, that with
+    respect to `F` is `F (dG + dG.T)`, one multiplication, where automatic differentiation takes
+    `F` for two different matrices and multiplies twice.
+
+    Args:
+        columns: The matrix, shape `(rows, columns)`, float32 or bfloat16.
+
+    Returns:
+        The products, shape `(columns, columns)`, float32.
+    """
+
+    @tf.custom_gradient
+    def product(F):
+        def gradient(upstream):
+            return tf.matmul(F, tf.cast(upstream + tf.transpose(upstream), F.dtype))
+
+        return tf.cast(tf.matmul(F, F, transpose_a=True), tf.float32), gradient
+
+    return product(columns)
 
 
 def check_stylize(
@@ -502,8 +598,8 @@ def check_stylize(
         content_layer: The layer that stands for content.
         style_layers: From each style layer to its weight.
         weights: From `content`, `style` and `tv` to the weight of that loss.
-        steps: How many steps.
-        learning_rate: Their size.
+        steps: How many steps at each size.
+        learning_rate: How far Adam, or L-BFGS's first step, may move a pixel.
 
     Raises:
         ValueError: If a weight is negative, NaN or infinite, if all are 0, if the extractor does
@@ -518,8 +614,7 @@ def check_stylize(
                 f"The layer {layer!r} is not among those that the feature extractor returns: "
                 f"{', '.join(extractor.layers)}. Name it when building the extractor."
             )
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"Expected steps to be a whole number of at least 1, got {steps!r}.")
+    _check_count(steps, "steps", "how many at each size")
     try:
         good = math.isfinite(learning_rate) and learning_rate > 0
     except TypeError:
@@ -529,6 +624,58 @@ def check_stylize(
             f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
             "0.01 to 0.1 are usual."
         )
+
+
+def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """Looks a name up in a table.
+
+    Args:
+        table: From the valid names to what they stand for.
+        name: The name.
+        what: What is being chosen, for the message.
+
+    Returns:
+        The entry of that name.
+
+    Raises:
+        ValueError: If there is none; the message lists the valid names.
+    """
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"Unknown {what} {name!r}. Valid: {', '.join(table)}.")
+    return table[name]
+
+
+def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: int = 1) -> list[float]:
+    """Lists the sizes to paint at, from coarse to fine, as fractions of the full size.
+
+    Each is twice the one before, and the last is 1. The first is the one whose longest side comes
+    nearest to `coarsest` pixels, in powers of two; or a larger one, where in that the shortest side
+    of either image would be less than twice what the network needs.
+
+    Args:
+        content_image: The content at full size, shape `(1, height, width, 3)`.
+        style_image: The style at full size, shape `(1, height, width, 3)`.
+        coarsest: Longest side in pixels of the content at the first size. From the longest side of
+            the content on, there is only the full size.
+        smallest_side: The least side that the network takes, as `FeatureExtractor.smallest_side`.
+
+    Returns:
+        Rising powers of two, such as `[0.25, 0.5, 1.0]`.
+
+    Raises:
+        ValueError: If `coarsest` is not a whole number above 0.
+    """
+    _check_count(coarsest, "coarsest", "the longest side in pixels to begin at")
+    longest = max(content_image.shape[1:3])
+    shortest = min(*content_image.shape[1:3], *style_image.shape[1:3])
+    halvings = min(math.log2(longest / coarsest), math.floor(math.log2(shortest / (2 * smallest_side))))
+    return [2.0**-k for k in range(max(0, round(halvings)), -1, -1)]
+
+
+def _check_count(number: Any, name: str, meaning: str) -> None:
+    """Raises ValueError unless a number is whole and above 0."""
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
+        raise ValueError(f"Expected {name} ({meaning}) to be a whole number of at least 1, got {number!r}.")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -613,27 +760,70 @@ def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, f
     """Plots the total loss and each weighted loss against the steps, on a logarithmic axis.
 
     Args:
-        history: Equally long lists `total`, `content`, `style` and `tv`, the last three unweighted.
+        history: Equally long lists: `size` (the picture's longest side in pixels), `total`,
+            `content`, `style` and `tv`, the last three unweighted.
         weights: From `content`, `style` and `tv` to what each was multiplied with.
 
     Raises:
         ValueError: If a list is missing or empty.
     """
-    missing = [name for name in ("total", *weights) if not len(history.get(name, ()))]
-    if missing:
-        raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
+    _check_history(history, ("size", "total", *weights))
     _, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
     axis.plot(history["total"], color="black", linewidth=2, label="total")
+    lowest = history["total"][-1]
     for name, weight in weights.items():
         color, line, _ = _PARTS[name]
         values = np.multiply(history[name], weight)
         axis.plot(values, color=color, linestyle=line, label=f"{weight:g} × {name}")
+        later = values[len(values) // 2 :]  # the content loss begins at 0
+        lowest = min([lowest, *later[later > 0]])
     axis.set(
         xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it"
     )
-    axis.legend(loc="upper right")
+    sizes = np.asarray(history["size"])
+    firsts = [0, *np.flatnonzero(np.diff(sizes)) + 1]
+    for first in firsts if len(firsts) > 1 else ():
+        axis.axvline(first, color="grey", linewidth=0.8)
+        axis.annotate(
+            f" {sizes[first]:g} pixels", (first, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
+        )
+    axis.set_ylim(bottom=lowest / 2)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
     plt.show()
+
+
+def plot_totals(histories: Mapping[str, Mapping[str, Sequence[float]]], against: str = "step") -> None:
+    """Plots the total losses of several descents in one figure, on a logarithmic axis.
+
+    Args:
+        histories: From a label to a history: equally long lists `total` and `seconds`.
+        against: `"step"` or `"seconds"`: what goes along the horizontal axis.
+
+    Raises:
+        ValueError: If a list is missing or empty, or `against` is something else.
+    """
+    if against not in ("step", "seconds"):
+        raise ValueError(f"Expected against to be 'step' or 'seconds', got {against!r}.")
+    title = f"The total loss, {'step by step' if against == 'step' else 'second by second'}"
+    _, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    lines = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", "--", "-.", ":"))
+    for (label, history), (color, line) in zip(histories.items(), itertools.cycle(lines)):
+        _check_history(history, ("total", "seconds"))
+        steps = range(1, len(history["total"]) + 1)
+        along = history["seconds"] if against == "seconds" else steps
+        axis.plot(along, history["total"], color=color, linestyle=line, linewidth=2, label=label)
+    axis.set(xlabel=against, ylabel="total loss", yscale="log", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.grid(alpha=0.3, which="both")
+    plt.show()
+
+
+def _check_history(history: Mapping[str, Sequence[float]], names: Iterable[str]) -> None:
+    """Raises ValueError unless the history has entries of all these names."""
+    missing = [name for name in names if not len(history.get(name, ()))]
+    if missing:
+        raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
 
 
 def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str) -> None:

@@ -3,6 +3,7 @@
 import ast
 import sys
 import time
+from collections import defaultdict, deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,9 +35,8 @@ def vgg16():
     return nst.build_feature_extractor([*STYLE_LAYERS, CONTENT_LAYER], model="vgg16")
 
 
-@pytest.fixture(scope="session")
-def defined(notebook, vgg16):
-    """The functions and constants that the notebook's cells define, with VGG16 as the extractor.
+def defined_in(notebook, extractor):
+    """The functions and constants that the notebook's cells define, with this extractor.
 
     Only definitions are taken (`def`, and constants in capitals): no experiment is run.
     """
@@ -51,13 +51,18 @@ def defined(notebook, vgg16):
             and node.targets[0].id.isupper()
         )
     ]
-    names = dict(
-        nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path, extractor=vgg16
-    )
+    names = dict(nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path)
+    names.update(defaultdict=defaultdict, deque=deque, extractor=extractor)
     # tf.function reads the source of what it compiles, so the definitions go through a real file.
     source = "\n\n".join(ast.unparse(node) for node in kept)
     exec(compile_with_source(source), names)
     return SimpleNamespace(**names)
+
+
+@pytest.fixture(scope="session")
+def defined(notebook, vgg16):
+    """What the notebook's cells define, with VGG16 in float32 as the extractor."""
+    return defined_in(notebook, vgg16)
 
 
 def compile_with_source(source):

@@ -208,3 +208,46 @@ def test_what_tensorflow_logs_is_shown_if_it_fails():
     code = "import os, nst_helpers as nst\nwith nst._quiet_stderr():\n    os.write(2, b'the cause'); raise SystemExit(3)"
     run = subprocess.run([sys.executable, "-c", code], cwd=nst.HERE, capture_output=True, text=True)
     assert run.returncode == 3 and "the cause" in run.stderr
+
+
+def test_bfloat16_computes_nearly_the_same(vgg16):
+    image = nst.load_image(nst.HERE / "images" / "content" / "brandenburg_gate.jpg", 96)
+    short = nst.build_feature_extractor(LAYERS, "vgg16", precision="bfloat16")
+    assert (vgg16.precision, short.precision) == ("float32", "bfloat16")
+    expected, features = vgg16(image), short(image)
+    for layer in LAYERS:
+        assert expected[layer].dtype == tf.float32 and features[layer].dtype == tf.bfloat16
+        error = np.float32(features[layer]) - expected[layer]
+        assert np.mean(error**2) < 1e-3 * np.mean(expected[layer] ** 2)
+    assert "bfloat16" in repr(short)
+
+
+def test_no_global_policy_is_changed():
+    before = keras.config.dtype_policy().name, keras.config.floatx()
+    nst.build_feature_extractor(LAYERS, "vgg16", weights=None, precision="bfloat16")
+    nst.choose_precision()
+    assert (keras.config.dtype_policy().name, keras.config.floatx()) == before == ("float32", "float32")
+
+
+def test_precision_is_chosen_by_measurement(monkeypatch):
+    for seconds, expected in (((2.0, 1.0), "bfloat16"), ((1.0, 2.0), "float32"), ((1.0, 0.95), "float32")):
+        measured = dict(zip(nst.PRECISIONS, seconds))
+        monkeypatch.setattr(nst, "_convolution_seconds", lambda measured=measured: measured)
+        assert nst.choose_precision("auto") == expected
+        assert nst.choose_precision("float32") == "float32"
+        assert nst.choose_precision("bfloat16") == "bfloat16"
+
+
+def test_the_measurement_measures():
+    seconds = nst._convolution_seconds()
+    assert set(seconds) == set(nst.PRECISIONS)
+    assert all(0 < each < 60 for each in seconds.values())
+    assert nst.choose_precision() == nst.choose_precision("auto") in nst.PRECISIONS
+
+
+@pytest.mark.parametrize("precision", ["float16", "", None, 32])
+def test_refuses_an_unknown_precision(precision):
+    with pytest.raises(ValueError, match="Valid precisions: auto, float32, bfloat16"):
+        nst.choose_precision(precision)
+    with pytest.raises(ValueError, match="Valid precisions: float32, bfloat16"):
+        nst.build_feature_extractor(LAYERS, "vgg16", weights=None, precision=precision)

@@ -20,11 +20,14 @@ PARAMETERS = {
     "STYLE_IMAGE": str,
     "MODEL": str,
     "IMAGE_SIZE": int,
+    "COARSEST": int,
     "CONTENT_WEIGHT": float,
     "STYLE_WEIGHT": float,
     "TV_WEIGHT": float,
     "STEPS": int,
+    "OPTIMIZER": str,
     "LEARNING_RATE": float,
+    "PRECISION": str,
     "SEED": int,
 }
 
@@ -122,7 +125,7 @@ def test_the_stored_result_is_no_photograph(notebook):
 # ---------------------------------------------------------------------------------------------
 # In a live kernel
 
-SMALL = {"IMAGE_SIZE": 64, "STEPS": 25}
+SMALL = {"IMAGE_SIZE": 96, "COARSEST": 48, "STEPS": 25}
 
 
 def with_parameters(source, values):
@@ -197,10 +200,12 @@ def test_leaves_what_a_reader_goes_on_with(kernel):
         kind, shape, low, high = kernel.evaluate(
             f"(str({name}.dtype), tuple({name}.shape), float({name}.min()), float({name}.max()))"
         )
-        assert kind == "float32" and shape[0] == 1 and shape[3] == 3 and max(shape) == 64
+        assert kind == "float32" and shape[0] == 1 and shape[3] == 3 and max(shape) == 96
         assert 0 <= low < high <= 1
     lengths = kernel.evaluate("{name: len(values) for name, values in history.items()}")
-    assert lengths == dict.fromkeys(("seconds", "total", "content", "style", "tv"), SMALL["STEPS"])
+    assert lengths == dict.fromkeys(
+        ("seconds", "size", "total", "content", "style", "tv"), 2 * SMALL["STEPS"]
+    )
     names = ("gram_matrix", "content_loss", "style_loss", "total_variation_loss", "stylize")
     assert kernel.evaluate(f"[callable(globals()[name]) for name in {names}]") == [True] * 5
 
@@ -208,7 +213,7 @@ def test_leaves_what_a_reader_goes_on_with(kernel):
 def test_saves_the_picture(kernel):
     (path,) = kernel.outputs.iterdir()
     assert path.name == "neuschwanstein_castle-church_at_auvers.png"
-    assert max(Image.open(path).size) == 64
+    assert max(Image.open(path).size) == 96
 
 
 def test_painting_lowers_the_losses(kernel):

@@ -302,4 +302,4 @@ def test_show_images_refuses(images, titles):
 
 def test_plot_history_refuses_an_empty_history():
     with pytest.raises(ValueError, match="no entries for: style"):
-        nst.plot_history({"total": [1.0], "style": []}, {"style": 1.0})
+        nst.plot_history({"size": [9], "total": [1.0], "style": []}, {"style": 1.0})

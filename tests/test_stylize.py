@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import nst_helpers as nst
 
@@ -22,7 +23,8 @@ def test_returns_picture_and_history(defined, pair):
     image, history = defined.stylize(*pair, steps=12, **WEIGHTS)
     assert image.shape == pair[0].shape and image.dtype == np.float32
     assert image.min() >= 0 and image.max() <= 1
-    assert set(history) == {"seconds", "total", "content", "style", "tv"}
+    assert set(history) == {"seconds", "size", "total", "content", "style", "tv"}
+    assert set(history["size"]) == {64}
     assert {len(values) for values in history.values()} == {12}
     assert history["seconds"] == sorted(history["seconds"]) and history["seconds"][0] >= 0
     assert history["total"][-1] < history["total"][0]
@@ -50,8 +52,11 @@ def test_is_repeatable(defined, pair):
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
-def test_a_content_weight_alone_leaves_the_photograph(defined, pair):
-    image, _ = defined.stylize(*pair, content_weight=1, style_weight=0, tv_weight=0, steps=3)
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_content_weight_alone_leaves_the_photograph(defined, pair, optimizer):
+    image, _ = defined.stylize(
+        *pair, content_weight=1, style_weight=0, tv_weight=0, steps=3, coarsest=32, optimizer=optimizer
+    )
     assert np.abs(image - pair[0]).mean() < 1e-2
 
 
@@ -69,6 +74,150 @@ def test_a_larger_tv_weight_gives_a_smoother_picture(defined, pair):
         for weight in (0, 10)
     ]
     assert ends[0] > ends[1]
+
+
+def test_every_size_gets_its_steps_from_coarse_to_fine(defined):
+    folder = nst.HERE / "images"
+    content = nst.load_image(folder / "content" / "neuschwanstein_castle.jpg", 96)  # 96 x 64 pixels
+    style = nst.load_image(folder / "style" / "church_at_auvers.jpg", 96)
+    seen = []
+    image, history = defined.stylize(
+        content, style, steps=4, coarsest=48, callback=lambda *each: seen.append(each), **WEIGHTS
+    )
+    assert image.shape == content.shape
+    assert history["size"] == [48] * 4 + [96] * 4
+    assert {len(values) for values in history.values()} == {8}
+    assert history["seconds"] == sorted(history["seconds"])
+    assert [step for step, _ in seen] == list(range(1, 9))
+    assert [tuple(now.shape) for _, now in seen] == [(1, 32, 48, 3)] * 4 + [(1, 64, 96, 3)] * 4
+
+
+def test_the_next_size_starts_from_the_photograph_and_the_change(defined, random):
+    small, large = random.uniform(0.3, 0.6, (1, 8, 8, 3)), random.uniform(0.3, 0.6, (1, 16, 16, 3))
+    small, large = small.astype(np.float32), large.astype(np.float32)
+    brighter = np.clip(small + 0.25, 0, 1)  # an even change, which enlarging leaves as it is
+    np.testing.assert_allclose(defined.start_of_next(large, brighter, small), large + 0.25, atol=1e-5)
+    assert defined.start_of_next(large, small + 0.6, small).numpy().max() == 1
+
+
+def test_resized_keeps_flat_colours_and_averages_stripes(defined):
+    stripes = np.zeros((1, 32, 64, 3), np.float32)
+    stripes[:, :, ::2] = 1
+    half = defined.resized(stripes, 0.5).numpy()
+    assert half.shape == (1, 16, 32, 3)
+    np.testing.assert_allclose(half[:, :, 4:-4], 0.5, atol=0.03)
+    np.testing.assert_allclose(defined.resized(stripes, 1.0), stripes, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size, coarsest, expected",
+    [
+        ((342, 512), 128, [0.25, 0.5, 1]),
+        ((512, 342), 128, [0.25, 0.5, 1]),
+        ((683, 1024), 128, [0.125, 0.25, 0.5, 1]),
+        ((333, 500), 128, [0.25, 0.5, 1]),
+        ((342, 512), 512, [1]),
+        ((342, 512), 4000, [1]),
+        ((60, 512), 128, [1]),  # half of it would be less than twice the network's 16 pixels high
+        ((64, 512), 128, [0.5, 1]),
+        ((64, 64), 1, [0.5, 1]),
+        ((20, 20), 128, [1]),
+    ],
+)
+def test_scales_by_hand(size, coarsest, expected):
+    square = np.zeros((1, 512, 512, 3))
+    assert nst.scales(np.zeros((1, *size, 3)), square, coarsest, 16) == expected
+
+
+def test_scales_mind_a_small_style():
+    large, small = np.zeros((1, 512, 512, 3)), np.zeros((1, 40, 90, 3))
+    assert nst.scales(large, small, 64, 16) == [1]
+
+
+def test_lbfgs_ends_below_adam(defined, pair):
+    ends = {
+        name: defined.stylize(*pair, steps=60, optimizer=name, **WEIGHTS)[1]["total"][-1]
+        for name in ("adam", "lbfgs")
+    }
+    assert ends["lbfgs"] < 0.95 * ends["adam"]
+
+
+def test_bfloat16_ends_where_float32_does(defined, pair):
+    short = nst.build_feature_extractor(defined.LAYERS, "vgg16", precision="bfloat16")
+    ends = []
+    for extractor in (defined.extractor, short):
+        image, _ = defined.stylize(*pair, steps=60, extractor=extractor, **WEIGHTS)
+        weights = {"content": 1.0, "style": 100.0, "tv": 1.0}
+        evaluate = defined.objective(*pair, weights)  # both measured in float32
+        ends.append(float(evaluate(tf.constant(image))[0]["total"]))
+    assert ends[1] == pytest.approx(ends[0], rel=0.03)
+
+
+def test_the_two_loops_against_the_matrix(defined, random):
+    """The recursion, against BFGS with the whole matrix written down (Nocedal & Wright, 6.17)."""
+    n = 6
+    hessian = np.diag(np.arange(1.0, n + 1)) + 0.2
+    steps = random.normal(size=(4, n))
+    pairs = [(s, hessian @ s) for s in steps]
+    start = np.diag(random.uniform(0.5, 2, n))
+    s, y = pairs[-1]
+    B = start * (s @ y) / (y @ start @ y)
+    for s, y in pairs:
+        rho, identity = 1 / (s @ y), np.eye(n)
+        V = identity - rho * np.outer(y, s)
+        B = V.T @ B @ V + rho * np.outer(s, s)
+    g = random.normal(size=n)
+    tensors = [(tf.constant(s, tf.float32), tf.constant(y, tf.float32)) for s, y in pairs]
+    found = defined.inverse_hessian_times(
+        tf.constant(g, tf.float32), tensors, lambda q: tf.linalg.matvec(tf.constant(start, tf.float32), q)
+    )
+    np.testing.assert_allclose(found, B @ g, rtol=1e-3, atol=1e-4)
+
+
+def test_the_preconditioner_against_numpy(defined, random):
+    v, q = (random.uniform(0.1, 1, (1, 9, 14, 3)).astype(np.float32) for _ in range(2))
+    scale = 1 / np.sqrt(np.sqrt(v) + np.sqrt(v).mean())
+    f = np.hypot(np.fft.fftfreq(9)[:, None], np.fft.fftfreq(14))[None, :, :, None]
+    smooth = np.fft.ifft2(np.fft.fft2(scale * q, axes=(1, 2)) / (f + 0.1), axes=(1, 2)).real
+    np.testing.assert_allclose(
+        defined.preconditioner(tf.constant(v))(q), scale * smooth, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_preconditioner_is_symmetric_and_positive(defined, random):
+    v = tf.constant(random.uniform(0, 1, (1, 8, 10, 3)), tf.float32)
+    a, b = (tf.constant(random.normal(size=(1, 8, 10, 3)), tf.float32) for _ in range(2))
+    apply = defined.preconditioner(v)
+    assert float(defined.dot(a, apply(b))) == pytest.approx(float(defined.dot(b, apply(a))), rel=1e-3)
+    assert float(defined.dot(a, apply(a))) > 0
+
+
+def test_lbfgs_finds_the_minimum_of_a_bowl(defined, random):
+    """A badly conditioned quadratic whose minimum is known, inside [0, 1]."""
+    target = random.uniform(0.2, 0.8, (1, 6, 8, 3)).astype(np.float32)
+    curvature = 10.0 ** random.uniform(-2, 2, target.shape).astype(np.float32)
+
+    def evaluate(image):
+        error = image - target
+        return {"total": 0.5 * tf.reduce_sum(curvature * error**2)}, curvature * error
+
+    for image, _ in defined.lbfgs(evaluate, tf.fill(target.shape, 0.5), 200, 0.05):
+        pass
+    np.testing.assert_allclose(image, target, atol=0.01)
+
+
+def test_lbfgs_stays_where_there_is_no_slope(defined, picture):
+    flat = lambda image: ({"total": tf.constant(1.0)}, tf.zeros_like(image))  # noqa: E731
+    for image, _ in defined.lbfgs(flat, tf.constant(picture), 4, 0.05):
+        np.testing.assert_array_equal(image, picture)
+
+
+@pytest.mark.parametrize("weights", [(1, 1e6, 0), (0, 1e-6, 0), (0, 0, 1), (1e-8, 1e-6, 1e-8), (1, 100, 50)])
+def test_lbfgs_descends_at_any_weights(defined, pair, weights):
+    names = ("content_weight", "style_weight", "tv_weight")
+    image, history = defined.stylize(*pair, steps=25, **dict(zip(names, weights)))
+    assert np.isfinite(image).all()
+    assert history["total"][-1] < 0.7 * history["total"][0]
 
 
 def test_takes_other_style_layers(defined, pair):
@@ -111,7 +260,7 @@ def test_the_callback_sees_every_step(defined, pair):
     image, _ = defined.stylize(
         *pair, steps=3, callback=lambda step, now: seen.append((step, now.numpy())), **WEIGHTS
     )
-    assert [step for step, _ in seen] == [0, 1, 2]
+    assert [step for step, _ in seen] == [1, 2, 3]
     np.testing.assert_array_equal(seen[-1][1], image)
 
 
@@ -123,6 +272,10 @@ def test_the_callback_sees_every_step(defined, pair):
         ({"tv_weight": float("inf")}, "tv_weight.*finite.*inf"),
         ({"tv_weight": "much"}, "tv_weight.*much"),
         ({"steps": 0}, "steps.*at least 1, got 0"),
+        ({"coarsest": 0}, "coarsest.*pixels.*at least 1, got 0"),
+        ({"coarsest": 64.0}, "coarsest.*whole number.*64.0"),
+        ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'. Valid: adam, lbfgs"),
+        ({"optimizer": None}, "Unknown optimizer None. Valid: adam, lbfgs"),
         ({"steps": 2.5}, "steps.*whole number.*2.5"),
         ({"learning_rate": 0}, "learning_rate.*above 0"),
         ({"learning_rate": -1}, "learning_rate.*above 0, got -1"),
