@@ -1,10 +1,11 @@
 """Measures the notebook's own code on the default pair of pictures, and prints Markdown tables.
 
-    .venv/bin/python tests/benchmark.py            # everything, some 30 minutes on two cores
+    .venv/bin/python tests/benchmark.py            # everything, some 40 minutes on two cores
     .venv/bin/python tests/benchmark.py steps      # one table: reach, precondition, steps, start or sizes
 
-Each figure comes from a process of its own; what varies is the median of three of them. Close
-other programs first. Needs Linux or macOS (for the peak memory).
+Each figure comes from a process of its own; times are medians of three of them, but for the
+reference (the median of its 1000 steps, times 1000) and for 1024 pixels (one run). Close other
+programs first. Needs Linux or macOS (for the peak memory).
 
 The reference is the recipe of TensorFlow's own tutorial on neural style transfer: one size,
 float32, Adam (learning rate 0.02, beta_1 0.99, epsilon 0.1) from the photograph, the loss times a
@@ -13,6 +14,7 @@ that one number compares them: the total loss of the picture, evaluated in float
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -78,23 +80,26 @@ def reach(precision, target):
     defined, content, style, weights = load(precision)
     began, kept = time.perf_counter(), []
 
-    def keep(step, image):
-        if max(image.shape) == max(content.shape):
-            kept.append((time.perf_counter() - began, image))
+    class Enough(Exception):
+        pass
 
-    defined.STEPS = 250  # at full size; the smaller ones take their default number
+    def keep(step, image):
+        kept.append((time.perf_counter() - began, image))
+        if history["total"][-1] < 0.99 * target:
+            raise Enough
+
     half = [defined.resized(picture, 0.5) for picture in (content, style)]
     smaller, _ = defined.stylize(*half)
     start = defined.start_of_next(content, defined.tf.constant(smaller), half[0])
     evaluate = defined.objective(content, style, weights)
     history = defined.defaultdict(list)
-    defined.descend(defined.lbfgs, evaluate, start, defined.STEPS, history, keep)
+    with contextlib.suppress(Enough):
+        defined.descend(defined.lbfgs, evaluate, start, 400, history, keep)
     exact = defined.nst.build_feature_extractor(defined.LAYERS, MODEL)
     judge = defined.objective(content, style, weights, extractor=exact)
-    hopeful = (each for each, total in zip(kept, history["total"][1:]) if total < 1.01 * target)
-    for step, (seconds, image) in enumerate(hopeful):
-        if float(judge(image)[0]["total"]) <= target:
-            return {"seconds": seconds, "steps": 1 + [each[0] for each in kept].index(seconds)}
+    for steps, ((seconds, image), total) in enumerate(zip(kept, history["total"][1:]), start=1):
+        if total < 1.01 * target and float(judge(image)[0]["total"]) <= target:
+            return {"seconds": seconds, "steps": steps}
     return {"seconds": float("nan"), "steps": float("nan")}
 
 
@@ -270,7 +275,7 @@ def tables(wanted):
         print("### The default recipe at three sizes, in the precision that is chosen\n")
         rows = [("pixels", "seconds", "peak memory")]
         for pixels in (256, 512, 1024):
-            took = measured(size, pixels)
+            took = measured(size, pixels, runs=RUNS if pixels < 1000 else 1)
             cells = f"{took['seconds']:.0f}", f"{took['gigabytes']:.1f} GB"
             rows.append((f"{pixels} x {took['height']:.0f}", *cells))
         table(*rows)

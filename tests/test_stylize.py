@@ -167,7 +167,7 @@ def test_the_two_loops_against_the_matrix(defined, random):
         V = identity - rho * np.outer(y, s)
         B = V.T @ B @ V + rho * np.outer(s, s)
     g = random.normal(size=n)
-    tensors = [(tf.constant(s, tf.float32), tf.constant(y, tf.float32)) for s, y in pairs]
+    tensors = [(tf.constant(s, tf.float32), tf.constant(y, tf.float32), s @ y) for s, y in pairs]
     found = defined.inverse_hessian_times(
         tf.constant(g, tf.float32), tensors, lambda q: tf.linalg.matvec(tf.constant(start, tf.float32), q)
     )
