@@ -1,8 +1,9 @@
 """Small helpers for `neural_style_transfer.ipynb`.
 
 The method itself (the losses and the descent) is in the notebook. This module holds what a
-reader would skim: importing TensorFlow quietly, reading and writing pictures, cutting a network
-down to a feature extractor, checking what was passed in, and drawing figures.
+reader would skim: importing TensorFlow quietly, reading and writing pictures, checking what was
+passed in, cutting a network down to a feature extractor, choosing its precision and the sizes to
+paint at, multiplying a matrix by itself with a lean gradient, and drawing figures.
 
 Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`. Only the feature
 extractor knows what its network wants instead (VGG: BGR, 0 to 255, ImageNet's mean subtracted).
@@ -69,7 +70,7 @@ MODELS = {
 }
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 PRECISIONS = ("float32", "bfloat16")
-# What Keras decides for its own training: XLA on a single GPU, and neither on a CPU nor on a Mac.
+# Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
 USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
 _DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 _TURNS = {  # by EXIF orientation; 1 is upright
@@ -276,6 +277,22 @@ def _check_shape(shape: Sequence[int | None], name: str) -> None:
         )
 
 
+def check_name(name: Any, valid: Iterable[str], what: str) -> None:
+    """Checks that a name is one of the valid ones.
+
+    Args:
+        name: The name.
+        valid: The valid names, such as a table's keys.
+        what: What it names, for the message.
+
+    Raises:
+        ValueError: If it is not; the message lists the valid names.
+    """
+    valid = list(valid)
+    if name not in valid:
+        raise ValueError(f"Unknown {what} {name!r}. Valid {what}s: {', '.join(valid)}.")
+
+
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
     """Checks that weights are finite, not negative, and not all 0.
 
@@ -303,6 +320,34 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
             )
     if not any(weights.values()):
         raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
+
+
+def check_settings(weights: Mapping[str, float], steps: int, coarsest: int, learning_rate: float) -> None:
+    """Checks the numbers that a picture is painted with.
+
+    Args:
+        weights: From `content`, `style` and `tv` to the weight of that loss.
+        steps: How many steps at each size.
+        coarsest: The longest side to begin at, in pixels.
+        learning_rate: How far Adam, or L-BFGS's first step, may move a pixel.
+
+    Raises:
+        ValueError: If a weight is negative, NaN or infinite, if all are 0, if `steps` or `coarsest`
+            is not a whole number above 0, or if `learning_rate` is not a finite number above 0.
+    """
+    check_weights({f"{name}_weight": weight for name, weight in weights.items()})
+    for name, count in (("steps", steps), ("coarsest", coarsest)):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"Expected {name} to be a whole number of at least 1, got {count!r}.")
+    try:
+        good = math.isfinite(learning_rate) and learning_rate > 0
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
+            "0.01 to 0.1 are usual."
+        )
 
 
 def check_finite(loss: float, step: int) -> None:
@@ -342,10 +387,9 @@ def choose_precision(wanted: str = "auto") -> str:
     Raises:
         ValueError: If `wanted` is none of these.
     """
-    if wanted in PRECISIONS:
-        return wanted
+    check_name(wanted, ("auto", *PRECISIONS), "precision")
     if wanted != "auto":
-        raise ValueError(f"Unknown precision {wanted!r}. Valid precisions: auto, {', '.join(PRECISIONS)}.")
+        return wanted
     seconds = _convolution_seconds()
     return "bfloat16" if seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
 
@@ -353,7 +397,12 @@ def choose_precision(wanted: str = "auto") -> str:
 @functools.cache  # so that running a cell again gives the same answer
 def _convolution_seconds() -> dict[str, float]:
     """Times a convolution of the middle of VGG, and its gradient, in each precision."""
-    convolve = tf.function(lambda x, kernel: tf.gradients(tf.nn.conv2d(x, kernel, 1, "SAME"), x))
+
+    @tf.function
+    def convolve(x, kernel):
+        y = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return y, tf.nn.conv2d_transpose(y, kernel, x.shape, 1, "SAME")  # the gradient's operation
+
     seconds = {}
     for precision in PRECISIONS:
         x, kernel = (tf.ones(shape, precision) for shape in ((1, 64, 64, 128), (3, 3, 128, 128)))
@@ -361,7 +410,7 @@ def _convolution_seconds() -> dict[str, float]:
         try:
             for _ in range(12):
                 start = time.perf_counter()
-                convolve(x, kernel)[0][0, 0, 0, 0].numpy()
+                convolve(x, kernel)[1][0, 0, 0, 0].numpy()
                 times.append(time.perf_counter() - start)
         except tf.errors.OpError:  # a device without this kernel
             times = [math.inf]
@@ -473,12 +522,9 @@ def build_feature_extractor(
         FileNotFoundError: If the weights file is missing.
         ValueError: If a name is unknown, no layer is named, or the file does not fit the network.
     """
-    if model not in MODELS:
-        raise ValueError(f"Unknown model {model!r}. Valid models: {', '.join(MODELS)}.")
-    if pooling not in POOLINGS:
-        raise ValueError(f"Unknown pooling {pooling!r}. Valid poolings: {', '.join(POOLINGS)}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"Unknown precision {precision!r}. Valid precisions: {', '.join(PRECISIONS)}.")
+    check_name(model, MODELS, "model")
+    check_name(pooling, POOLINGS, "pooling")
+    check_name(precision, PRECISIONS, "precision")
     layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     _check_layers(layers, model)  # before a download of many megabytes
     backbone, used = _load_backbone(model, weights)
@@ -561,16 +607,17 @@ def _copied(layer: keras.Layer, pooling: str, precision: str) -> keras.Layer:
 def inner_products(columns: tf.Tensor) -> tf.Tensor:
     """Computes the inner product of each column of a matrix with each other: `F.T @ F`.
 
-    As `tf.matmul(F, F, transpose_a=True)`, but the result and its gradient are computed for what
-    they are, symmetric: with `dG` the gradient of a loss with respect to the product, that with
-    respect to `F` is `F (dG + dG.T)`, one multiplication, where automatic differentiation takes
-    `F` for two different matrices and multiplies twice.
+    As `tf.matmul(F, F, transpose_a=True)`, but with a leaner gradient: with `dG` the gradient of a
+    loss with respect to the product, that with respect to `F` is `F (dG + dG.T)`, one
+    multiplication, where automatic differentiation takes `F` for two different matrices and
+    multiplies twice.
 
     Args:
         columns: The matrix, shape `(rows, columns)`, float32 or bfloat16.
 
     Returns:
-        The products, shape `(columns, columns)`, float32.
+        The products, shape `(columns, columns)`, as float32 (of bfloat16 columns: rounded to
+        bfloat16 first, to within 1 in 512, after a sum in float32).
     """
 
     @tf.custom_gradient
@@ -583,69 +630,28 @@ def inner_products(columns: tf.Tensor) -> tf.Tensor:
     return product(columns)
 
 
-def check_stylize(
-    extractor: FeatureExtractor,
-    content_layer: str,
-    style_layers: Mapping[str, float],
-    weights: Mapping[str, float],
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """Checks what the notebook's `stylize` is called with, but for the two images.
+def check_layers(extractor: FeatureExtractor, content_layer: str, style_layers: Mapping[str, float]) -> None:
+    """Checks the layers that the losses are computed from.
 
     Args:
         extractor: The feature extractor.
         content_layer: The layer that stands for content.
         style_layers: From each style layer to its weight.
-        weights: From `content`, `style` and `tv` to the weight of that loss.
-        steps: How many steps at each size.
-        learning_rate: How far Adam, or L-BFGS's first step, may move a pixel.
 
     Raises:
-        ValueError: If a weight is negative, NaN or infinite, if all are 0, if the extractor does
-            not return one of the layers, if `steps` is not a whole number above 0, or if
-            `learning_rate` is not a finite number above 0.
+        ValueError: If a weight is negative, NaN or infinite, if all are 0, or if the extractor does
+            not return one of the layers.
     """
     check_weights(style_layers, "style_layers")
-    check_weights({f"{name}_weight": weight for name, weight in weights.items()})
     for layer in (content_layer, *style_layers):
         if layer not in extractor.layers:
             raise ValueError(
                 f"The layer {layer!r} is not among those that the feature extractor returns: "
                 f"{', '.join(extractor.layers)}. Name it when building the extractor."
             )
-    _check_count(steps, "steps", "how many at each size")
-    try:
-        good = math.isfinite(learning_rate) and learning_rate > 0
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
-            "0.01 to 0.1 are usual."
-        )
 
 
-def choose(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Looks a name up in a table.
-
-    Args:
-        table: From the valid names to what they stand for.
-        name: The name.
-        what: What is being chosen, for the message.
-
-    Returns:
-        The entry of that name.
-
-    Raises:
-        ValueError: If there is none; the message lists the valid names.
-    """
-    if not isinstance(name, str) or name not in table:
-        raise ValueError(f"Unknown {what} {name!r}. Valid: {', '.join(table)}.")
-    return table[name]
-
-
-def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: int = 1) -> list[float]:
+def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: int) -> list[float]:
     """Lists the sizes to paint at, from coarse to fine, as fractions of the full size.
 
     Each is twice the one before, and the last is 1. The first is the one whose longest side comes
@@ -661,21 +667,11 @@ def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: i
 
     Returns:
         Rising powers of two, such as `[0.25, 0.5, 1.0]`.
-
-    Raises:
-        ValueError: If `coarsest` is not a whole number above 0.
     """
-    _check_count(coarsest, "coarsest", "the longest side in pixels to begin at")
     longest = max(content_image.shape[1:3])
     shortest = min(*content_image.shape[1:3], *style_image.shape[1:3])
     halvings = min(math.log2(longest / coarsest), math.floor(math.log2(shortest / (2 * smallest_side))))
     return [2.0**-k for k in range(max(0, round(halvings)), -1, -1)]
-
-
-def _check_count(number: Any, name: str, meaning: str) -> None:
-    """Raises ValueError unless a number is whole and above 0."""
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(f"Expected {name} ({meaning}) to be a whole number of at least 1, got {number!r}.")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -787,7 +783,8 @@ def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, f
         axis.annotate(
             f" {sizes[first]:g} pixels", (first, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
         )
-    axis.set_ylim(bottom=lowest / 2)
+    if lowest > 0:
+        axis.set_ylim(bottom=lowest / 2)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
     plt.show()
@@ -810,7 +807,7 @@ def plot_totals(histories: Mapping[str, Mapping[str, Sequence[float]]], against:
     lines = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", "--", "-.", ":"))
     for (label, history), (color, line) in zip(histories.items(), itertools.cycle(lines)):
         _check_history(history, ("total", "seconds"))
-        steps = range(1, len(history["total"]) + 1)
+        steps = range(len(history["total"]))
         along = history["seconds"] if against == "seconds" else steps
         axis.plot(along, history["total"], color=color, linestyle=line, linewidth=2, label=label)
     axis.set(xlabel=against, ylabel="total loss", yscale="log", title=title)
