@@ -616,8 +616,8 @@ def inner_products(columns: tf.Tensor) -> tf.Tensor:
         columns: The matrix, shape `(rows, columns)`, float32 or bfloat16.
 
     Returns:
-        The products, shape `(columns, columns)`, as float32 (of bfloat16 columns: rounded to
-        bfloat16 first, to within 1 in 512, after a sum in float32).
+        The products, shape `(columns, columns)`, as float32. (Those of bfloat16 columns are
+        rounded to bfloat16 first, after the sum: an error of some tenths of a percent.)
     """
 
     @tf.custom_gradient

@@ -22,6 +22,11 @@ from tqdm import tqdm  # noqa: E402
 STYLE_LAYERS = [f"block{block}_conv1" for block in range(1, 6)]
 CONTENT_LAYER = "block4_conv2"
 
+needs_bfloat16 = pytest.mark.skipif(
+    nst.choose_precision() != "bfloat16",
+    reason="bfloat16 is slow or missing on this processor, so the notebook does not choose it",
+)
+
 
 @pytest.fixture(scope="session")
 def notebook():

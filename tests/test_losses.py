@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import nst_helpers as nst
+from conftest import needs_bfloat16
 
 
 def test_gram_matrix_by_hand(defined):
@@ -78,6 +79,7 @@ def test_total_variation_loss_takes_the_mean_in_each_direction(defined):
     assert float(defined.total_variation_loss(tf.constant(upright))) == pytest.approx(0.1)
 
 
+@needs_bfloat16
 def test_losses_of_short_numbers_are_computed_in_float32(defined, random):
     """bfloat16 feature maps: the values are rounded, the arithmetic on them is not."""
     features = tf.cast(random.normal(size=(1, 60, 80, 16)), tf.bfloat16)
@@ -93,13 +95,16 @@ def test_losses_of_short_numbers_are_computed_in_float32(defined, random):
     np.testing.assert_allclose(gram, expected, rtol=2**-8, atol=1e-3)
 
 
+@needs_bfloat16
 def test_a_long_sum_of_short_numbers_loses_nothing(defined):
     """100 000 ones: a sum kept in bfloat16 would stop at 256."""
     ones = tf.ones((1, 250, 400, 8), tf.bfloat16)
     np.testing.assert_allclose(defined.gram_matrix(ones), np.ones((8, 8)), rtol=2**-8)
 
 
-@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 0.02)])
+@pytest.mark.parametrize(
+    "precision, tolerance", [("float32", 1e-5), pytest.param("bfloat16", 0.02, marks=needs_bfloat16)]
+)
 def test_gradient_of_the_inner_products_against_automatic_differentiation(random, precision, tolerance):
     F = tf.cast(random.normal(size=(50, 6)), precision)
     weights = tf.constant(random.normal(size=(6, 6)), tf.float32)  # not symmetric

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import nst_helpers as nst
+from conftest import needs_bfloat16
 
 WEIGHTS = {"content_weight": 1.0, "style_weight": 100.0, "tv_weight": 1.0}
 
@@ -142,6 +143,7 @@ def test_lbfgs_ends_below_adam(defined, pair):
     assert ends["lbfgs"] < 0.95 * ends["adam"]
 
 
+@needs_bfloat16
 def test_bfloat16_ends_where_float32_does(defined, pair):
     short = nst.build_feature_extractor(defined.LAYERS, "vgg16", precision="bfloat16")
     ends = []
