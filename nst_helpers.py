@@ -1,35 +1,48 @@
 """Small helpers for `neural_style_transfer.ipynb`.
 
 The method itself (the losses and the descent) is in the notebook. This module holds what a
-reader would skim: importing TensorFlow quietly, reading and writing pictures, checking what was
-passed in, cutting a network down to a feature extractor, choosing its precision and the sizes to
-paint at, multiplying a matrix by itself with a lean gradient, and drawing figures.
+reader would skim: importing TensorFlow quietly, reading and writing pictures, masks and recipes,
+checking what was passed in, cutting a network down to a feature extractor, choosing its precision
+and the sizes to paint at, multiplying a matrix by itself with a lean gradient, showing a run while
+it goes on, drawing figures, and a panel of widgets.
 
-Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`. Only the feature
-extractor knows what its network wants instead (VGG: BGR, 0 to 255, ImageNet's mean subtracted).
+Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32
+in [0, 1], of shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants
+instead (VGG: BGR, 0 to 255, ImageNet's mean subtracted).
 """
 
+import base64
 import functools
+import html
+import inspect
 import io
 import itertools
+import json
 import math
 import os
+import platform
 import socket
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
+from IPython import get_ipython
+from IPython.display import HTML, display
 from IPython.display import Image as DisplayedImage
-from IPython.display import display
-from PIL import ExifTags, Image, ImageCms
+from matplotlib.figure import Figure
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from tqdm import tqdm
 
 
 @contextmanager
@@ -61,12 +74,70 @@ with _quiet_stderr():
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
 HERE = Path(__file__).resolve().parent
+IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
 
-# Each network by the name that `MODEL` takes: its builder in Keras, and its own preprocessing.
+
+class Network(NamedTuple):
+    """What has to be known of a network of `keras.applications`.
+
+    Attributes:
+        build: Its builder in Keras.
+        preprocess: Its own preprocessing, of RGB from 0 to 255.
+        content_layer: The layer whose feature map stands for content.
+        style_layers: The layers whose Gram matrices stand for style, each with its weight.
+        smooth: Whether its feature maps need smoothing (`smooth_activations`).
+    """
+
+    build: Callable[..., keras.Model]
+    preprocess: Callable[[Any], Any]
+    content_layer: str
+    style_layers: Mapping[str, float]
+    smooth: bool = False
+
+
+_VGG_LAYERS = (
+    "block4_conv2",
+    {
+        "block1_conv1": 256.0,
+        "block2_conv1": 64.0,
+        "block3_conv1": 16.0,
+        "block4_conv1": 4.0,
+        "block5_conv1": 1.0,
+    },
+)
+# Each network by the name that `MODEL` takes. VGG: the first convolution of each block. Residual
+# networks: the last activation at each resolution, which has seen all of the blocks there; weights
+# fall as with VGG. Content: the resolution of VGG's content layer, an eighth of the picture's.
 MODELS = {
-    "vgg16": (keras.applications.VGG16, keras.applications.vgg16.preprocess_input),
-    "vgg19": (keras.applications.VGG19, keras.applications.vgg19.preprocess_input),
+    "vgg16": Network(keras.applications.VGG16, keras.applications.vgg16.preprocess_input, *_VGG_LAYERS),
+    "vgg19": Network(keras.applications.VGG19, keras.applications.vgg19.preprocess_input, *_VGG_LAYERS),
+    "resnet50": Network(
+        keras.applications.ResNet50,
+        keras.applications.resnet50.preprocess_input,
+        "conv3_block4_out",
+        {
+            "conv1_relu": 256.0,
+            "conv2_block3_out": 64.0,
+            "conv3_block4_out": 16.0,
+            "conv4_block6_out": 4.0,
+            "conv5_block3_out": 1.0,
+        },
+        smooth=True,
+    ),
+    "mobilenetv2": Network(
+        keras.applications.MobileNetV2,
+        keras.applications.mobilenet_v2.preprocess_input,
+        "block_6_expand_relu",
+        {
+            "block_1_expand_relu": 256.0,
+            "block_3_expand_relu": 64.0,
+            "block_6_expand_relu": 16.0,
+            "block_13_expand_relu": 4.0,
+            "out_relu": 1.0,
+        },
+        smooth=True,
+    ),
 }
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 PRECISIONS = ("float32", "bfloat16")
@@ -82,6 +153,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RECIPE = "nst-recipe"  # the name of the text in a PNG
 _SAVED_AS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -119,7 +191,8 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     numbers of more than 8 bits are taken as 0 to 1, 0 to 255 or 0 to 65535, whichever holds them.
 
     Args:
-        path: The file.
+        path: The file. One that is not there under a bare name, such as `"great_wave.jpg"`, is
+            looked for in the folders in `images/`.
         max_size: Longest side of the result at most, in pixels. The aspect ratio is kept; a
             smaller picture is not enlarged.
 
@@ -132,18 +205,18 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
         ValueError: If the file is no picture, is damaged or has too many pixels for Pillow, or if
             `max_size` is not a positive integer.
     """
-    path = Path(path).expanduser()
+    path = _located(path)
     if isinstance(max_size, bool) or not isinstance(max_size, (int, np.integer)) or max_size < 1:
         raise ValueError(f"max_size must be a positive whole number of pixels, got {max_size!r}.")
     if path.is_dir():
         raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
     if not path.exists():
-        folder = path.parent
-        names = [each.name for each in find_images(folder)] if folder.is_dir() else None
-        there = "does not exist" if names is None else f"holds: {', '.join(names) or 'none'}"
+        bare = path.parent == Path() and IMAGES.is_dir()
+        folders = [each for each in sorted(IMAGES.iterdir()) if each.is_dir()] if bare else [path.parent]
+        there = "; ".join(_contents(folder) for folder in folders)
         raise FileNotFoundError(
-            f"There is no picture {str(path)!r}. The folder {str(folder)!r} {there}. "
-            f"Put yours there, or correct the name. (Paths count from {str(Path.cwd())!r}.)"
+            f"There is no picture {str(path)!r}. {there}. Put yours there, or correct the name. "
+            f"(Paths count from {str(Path.cwd())!r}.)"
         )
     try:
         with warnings.catch_warnings():
@@ -167,6 +240,21 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     if size != list(picture.size):
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
+
+
+def _located(path: str | Path) -> Path:
+    """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
+    path = Path(path).expanduser()
+    found = sorted(IMAGES.glob(f"*/{path.name}")) if path == Path(path.name) and path.name else []
+    return found[0] if found and not path.exists() else path
+
+
+def _contents(folder: Path) -> str:
+    """Says which pictures a folder holds."""
+    if not folder.is_dir():
+        return f"The folder {str(folder)!r} does not exist"
+    names = ", ".join(each.name for each in find_images(folder))
+    return f"The folder {str(folder)!r} holds: {names or 'none'}"
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -206,29 +294,252 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def save_image(image: Any, path: str | Path) -> Path:
+def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
     """Writes an image to a file; the ending of its name chooses the format.
 
     Args:
         image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
         path: The file, its name ending in .png (exact), .jpg, .webp, .tif or .bmp. Its folder is
             made if need be; a file of that name is replaced.
+        recipe: How the picture was made, as `make_recipe` returns it; kept as text in the file.
+            Only for PNG.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the image has another shape or range, or the ending is another.
+        ValueError: If the image has another shape or range, the ending is another, or there is a
+            recipe and the ending is not .png.
     """
     path = Path(path).expanduser()
     image = np.asarray(image)
     pixels = check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save")
     if path.suffix.lower() not in _SAVED_AS:
         raise ValueError(f"Expected a file name ending in one of {', '.join(_SAVED_AS)}, got {path.name!r}.")
+    options: dict[str, Any] = {} if path.suffix.lower() in (".png", ".bmp") else {"quality": 95}
+    if recipe is not None:
+        if path.suffix.lower() != ".png":
+            raise ValueError(
+                f"Expected a file name ending in .png, to keep the recipe in, got {path.name!r}."
+            )
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {} if path.suffix.lower() in (".png", ".bmp") else {"quality": 95}
     Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
     return path
+
+
+def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
+    """Reads a mask for a picture from a file: white counts, black does not, grey counts in part.
+
+    Args:
+        path: The file, in any format that Pillow reads; colours are turned into grey.
+        content_image: The picture that it is for, shape `(1, height, width, 3)`. The mask may be of
+            another size, but must have the same proportions.
+
+    Returns:
+        float32 in [0, 1], shape `(1, height, width, 1)`, with the picture's height and width.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no picture, or its proportions differ from the picture's.
+    """
+    height, width = content_image.shape[1:3]
+    mask = load_image(path, max(height, width))
+    rows, columns = mask.shape[1:3]
+    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
+        raise ValueError(
+            f"Expected a mask in the proportions of the picture, {width} x {height} pixels (width x "
+            f"height), got {Path(path).name!r} with {columns} x {rows}. Save it at the photograph's own size."
+        )
+    grey = tf.image.resize(mask, (height, width), antialias=True).numpy().mean(axis=3, keepdims=True)
+    return np.clip(grey, 0, 1)
+
+
+class Style(NamedTuple):
+    """A style: an image, how strongly it counts, where, and how large its strokes are.
+
+    Attributes:
+        image: RGB in [0, 1], shape `(1, height, width, 3)`.
+        weight: What its part of the style loss is multiplied with. Those of styles that are blended
+            should add up to 1.
+        mask: In [0, 1], shape `(1, height, width, 1)` or `(height, width)`, of the content's height
+            and width: where in the picture it counts. None: everywhere.
+        scale: What the image's height and width are multiplied with before it is looked at: 2 makes
+            the strokes larger, 0.5 smaller.
+    """
+
+    image: Any
+    weight: float = 1.0
+    mask: Any = None
+    scale: float = 1.0
+
+
+def as_styles(style: Any) -> list[Style]:
+    """Turns what may be passed as a style into a list of styles, and checks it.
+
+    Args:
+        style: An image; a `Style`; or a list of either. Images in a list without a weight are
+            blended in equal parts.
+
+    Returns:
+        The styles with a weight above 0, their images and masks as float32 arrays.
+
+    Raises:
+        ValueError: If there is none, an image or a mask is of the wrong shape or range, a mask is
+            all black, the weights are negative, not finite or all 0, or a scale is not above 0.
+    """
+    many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
+    given = list(style) if many else [style]
+    bare = sum(not isinstance(each, Style) for each in given)
+    styles = [each if isinstance(each, Style) else Style(each, 1 / bare) for each in given]
+    names = [f"style {n}" if many else "style_image" for n in range(1, len(styles) + 1)]
+    check_weights({name: each.weight for name, each in zip(names, styles)}, "the styles' weights")
+    for name, each in zip(names, styles):
+        _check_above_0(each.scale, f"the scale of {name}", "0.5 to 2 are usual.")
+    return [
+        each._replace(image=check_image(each.image, name), mask=_as_mask(each.mask, f"the mask of {name}"))
+        for name, each in zip(names, styles)
+        if each.weight > 0
+    ]
+
+
+def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
+    """Reads styles from files.
+
+    Args:
+        style: The path or the name of an image; or a dict with that as `image` and, if need be,
+            `weight`, `mask` (the path or name of a mask's file) and `scale`, see `Style`; or a list
+            of either. Those in a list without a weight are blended in equal parts.
+        content_image: The picture that masks are for, shape `(1, height, width, 3)`.
+        size: Longest side of an image at most, in pixels.
+
+    Returns:
+        The styles.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is no picture, a mask's proportions are not the picture's, or a dict
+            has no `image` or another key than these.
+    """
+    given = list(style) if isinstance(style, (list, tuple)) else [style]
+    given = [dict(each) if isinstance(each, Mapping) else {"image": each} for each in given]
+    bare = sum("weight" not in each for each in given)
+    styles = []
+    for each in given:
+        if "image" not in each or not set(each) <= set(Style._fields):
+            raise ValueError(
+                f"Expected a style as a file's name, or as a dict with 'image' and any of "
+                f"{', '.join(Style._fields[1:])}, got {each}."
+            )
+        mask = each.get("mask")
+        each = {"weight": 1 / max(bare, 1), **each, "image": load_image(each["image"], size)}
+        styles.append(Style(**{**each, "mask": None if mask is None else load_mask(mask, content_image)}))
+    return styles
+
+
+def _as_mask(mask: Any, name: str) -> np.ndarray | None:
+    """Returns a mask as float32 in the shape (1, height, width, 1); raises ValueError if it is none."""
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.ndim == 2:
+        array = array[np.newaxis, :, :, np.newaxis]
+    if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != 1 or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Expected {name} as numbers of shape (height, width) or (1, height, width, 1), got "
+            f"{array.dtype} of shape {np.shape(mask)}. load_mask(path, content_image) returns that."
+        )
+    array = array.astype(np.float32)
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(
+            f"Expected {name} in the range 0 (does not count) to 1 (counts), got {array.min():g} to "
+            f"{array.max():g}. Divide a mask of 0 to 255 by 255."
+        )
+    if array.max() == 0:
+        raise ValueError(
+            f"Expected {name} to count somewhere, got only 0 (black). Is it the wrong way round?"
+        )
+    return array
+
+
+# ---------------------------------------------------------------------------------------------
+# Recipes: how a picture was made
+
+
+def make_recipe(
+    files: Mapping[str, Any],
+    stylize: Callable[..., Any],
+    settings: Mapping[str, Any],
+    extractor: "FeatureExtractor",
+    history: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Writes down how a picture was made.
+
+    Args:
+        files: What was read from files: `content`, `style`, `size` and, if need be, `start`.
+        stylize: The notebook's function; its defaults are those settings that were not given.
+        settings: The settings that it was given by name.
+        extractor: The network that was used.
+        history: The losses, as the function returned them.
+
+    Returns:
+        A dict of plain values, which `save_image` keeps in a PNG: `call`, the files and settings;
+        `network`, what to build the extractor from again; `losses`, the last ones; `steps`;
+        `seconds`; and `software`, the versions.
+    """
+    defaults = {name: each.default for name, each in inspect.signature(stylize).parameters.items()}
+    kept = {**{name: v for name, v in defaults.items() if isinstance(v, (str, int, float))}, **settings}
+    for name in ("start", "extractor", "callback", "quiet"):  # files, the network, and what is only shown
+        kept.pop(name, None)
+    return {
+        "call": {**kept, **files},
+        "network": {
+            "model": extractor.model,
+            "content_layer": extractor.content_layer,
+            "style_layers": extractor.style_layers,
+            "pooling": extractor.pooling,
+            "weights": None if extractor.weights is None else str(extractor.weights),
+            "precision": extractor.precision,
+            "smooth": extractor.smooth,
+        },
+        "losses": {name: history[name][-1] for name in ("total", "content", "style", "tv")},
+        "steps": len(history["total"]),
+        "seconds": round(history["seconds"][-1], 1),
+        "software": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Reads how a picture was made from the picture itself.
+
+    Args:
+        path: A PNG that `save_image` wrote with a recipe.
+
+    Returns:
+        The recipe, as `make_recipe` returned it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no PNG or carries no recipe.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).")
+    try:
+        with Image.open(path) as file:
+            file.load()  # texts may follow the pixels
+            return json.loads(file.text[_RECIPE])
+    except (OSError, AttributeError, KeyError, ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"Expected a PNG with a recipe in it, as save_image(image, path, recipe) writes it, got "
+            f"{str(path)!r}, which has none. Programs that edit or send pictures often drop it."
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -339,15 +650,17 @@ def check_settings(weights: Mapping[str, float], steps: int, coarsest: int, lear
     for name, count in (("steps", steps), ("coarsest", coarsest)):
         if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
             raise ValueError(f"Expected {name} to be a whole number of at least 1, got {count!r}.")
+    _check_above_0(learning_rate, "learning_rate", "0.01 to 0.1 are usual.")
+
+
+def _check_above_0(number: Any, name: str, usual: str) -> None:
+    """Raises ValueError unless a number is finite and above 0."""
     try:
-        good = math.isfinite(learning_rate) and learning_rate > 0
-    except TypeError:
+        good = math.isfinite(number) and number > 0
+    except (TypeError, OverflowError):
         good = False
     if not good:
-        raise ValueError(
-            f"Expected learning_rate to be a finite number above 0, got {learning_rate!r}. "
-            "0.01 to 0.1 are usual."
-        )
+        raise ValueError(f"Expected {name} to be a finite number above 0, got {number!r}. {usual}")
 
 
 def check_finite(loss: float, step: int) -> None:
@@ -427,30 +740,37 @@ class FeatureExtractor:
         weights: `"imagenet"`, a file's path, or None (random).
         pooling: `"avg"` or `"max"`.
         precision: `"float32"` or `"bfloat16"`: what the network computes in, and its feature maps.
-        layers: Names of the layers whose feature maps are returned.
+        content_layer: Name of the layer that stands for content.
+        style_layers: From the name of each layer that stands for style to its weight.
+        layers: Names of all of these layers: those whose feature maps are returned.
+        smooth: Whether the feature maps are smoothed, see `smooth_activations`.
         network: The Keras model.
-        smallest_side: The least height and width of an image, in pixels: each pooling halves the
-            feature map, and at the deepest layer one pixel has to be left.
+        smallest_side: The least height and width of an image, in pixels: as many as go into one
+            position of the deepest feature map.
     """
 
     def __init__(
         self,
         network: keras.Model,
-        layers: list[str],
+        content_layer: str,
+        style_layers: Mapping[str, float],
         model: str,
         pooling: str,
         weights: str | Path | None,
         precision: str,
+        smooth: bool,
     ):
         self.network = network
-        self.layers = layers
+        self.content_layer = content_layer
+        self.style_layers = dict(style_layers)
+        self.layers = list(dict.fromkeys([*style_layers, content_layer]))
+        self.smooth = smooth
         self.model = model
         self.pooling = pooling
         self.weights = weights
         self.precision = precision
-        self._preprocess = MODELS[model][1]
-        halvings = sum(isinstance(layer, POOLINGS[pooling]) for layer in network.layers)
-        self.smallest_side = 2**halvings
+        shapes = network.compute_output_shape((1, 512, 512, 3))
+        self.smallest_side = 512 // min(shape[1] for shape in shapes.values())
 
     def __call__(self, image: Any) -> dict[str, tf.Tensor]:
         """Computes feature maps.
@@ -460,7 +780,7 @@ class FeatureExtractor:
 
         Returns:
             From layer name to feature map (after ReLU), shape `(1, height, width, channels)`, of the
-            type `precision`.
+            type `precision`; smoothed ones in float32.
 
         Raises:
             ValueError: If the image is of another shape or range, or too small. (In a compiled
@@ -478,7 +798,8 @@ class FeatureExtractor:
                 "(height x width). Take a larger or a less narrow picture, load it with a larger "
                 "size, or take shallower layers."
             )
-        return self.network(self._preprocess(image * 255.0))
+        features = self.network(MODELS[self.model].preprocess(image * 255.0))
+        return {name: smooth_activations(F) if self.smooth else F for name, F in features.items()}
 
     def __repr__(self) -> str:
         weights = {"imagenet": "ImageNet weights", None: "random weights"}.get(
@@ -486,32 +807,65 @@ class FeatureExtractor:
         )
         return (
             f"{self.model.upper()}, {weights}, {self.pooling} pooling, {self.precision}, "
-            f"cut off after {self.network.layers[-1].name}"
+            f"{'smoothed activations, ' if self.smooth else ''}cut off after {self.network.layers[-1].name}"
         )
 
 
+def smooth_activations(features: tf.Tensor) -> tf.Tensor:
+    """Smooths a feature map with a softmax over all of its positions and channels.
+
+    Wang, Li & Vasconcelos, "Rethinking and Improving the Robustness of Image Style Transfer", CVPR
+    2021, arXiv 2104.05623: in residual networks a few large values outweigh all others, and the
+    Gram matrix knows little else. A softmax keeps the order of the values and evens them out.
+
+    A softmax does so only while the values are of the order of 1; beyond that it does the opposite,
+    for exp(20) is 500 million. So larger values are divided first by a temperature T that brings
+    the largest down to 3. (The paper has T = 1 throughout.)
+
+    Args:
+        features: The feature map F, shape `(1, height, width, channels)`.
+
+    Returns:
+        `exp(F / T) / mean(exp(F / T))` with `T = max(1, max(F) / 3)`, float32, of the same shape.
+        (The paper has the sum for the mean; with the mean, the values do not depend on the size of
+        the picture.)
+    """
+    features = tf.cast(features, tf.float32)
+    temperature = tf.maximum(1.0, tf.reduce_max(features) / 3)
+    weights = tf.exp(features / temperature)
+    return weights / tf.reduce_mean(weights)
+
+
 def build_feature_extractor(
-    layers: Iterable[str],
     model: str = "vgg19",
+    *,
+    content_layer: str | None = None,
+    style_layers: Mapping[str, float] | None = None,
     pooling: str = "avg",
     weights: str | Path | None = "imagenet",
     precision: str = "float32",
+    smooth: bool | None = None,
 ) -> FeatureExtractor:
     """Builds the function that turns an image into feature maps.
 
     VGG16 and VGG19: Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
     Recognition", arXiv 1409.1556. Average in place of max pooling: Gatys, Ecker & Bethge, "A
-    Neural Algorithm of Artistic Style", arXiv 1508.06576, section Methods.
+    Neural Algorithm of Artistic Style", arXiv 1508.06576, section Methods. ResNet50: He and others,
+    arXiv 1512.03385. MobileNetV2: Sandler and others, arXiv 1801.04381.
 
     Args:
-        layers: Names of the layers whose output is wanted, such as `"block4_conv2"`.
         model: A key of `MODELS`.
+        content_layer: Name of the layer that stands for content; by default the one in `MODELS`.
+        style_layers: From the names of the layers that stand for style to their weights; by default
+            those in `MODELS`.
         pooling: `"avg"` replaces each max pooling by an average pooling; `"max"` keeps it.
         weights: `"imagenet"`; or the path of a weights file for the network without its dense
             layers (`include_top=False`); or None for random weights. VGG16's ImageNet weights
-            are in this repository; VGG19's are downloaded by Keras, once, or found in its cache.
-            Where they cannot be had, one sentence says so and VGG16 takes VGG19's place.
+            are in this repository; the others' are downloaded by Keras, once, or found in its
+            cache. Where they cannot be had, one sentence says so and VGG16 takes their place.
         precision: One of `PRECISIONS`, such as `choose_precision()` returns.
+        smooth: Whether to smooth the feature maps, see `smooth_activations`; by default, where
+            `MODELS` says that the network needs it.
 
     Returns:
         The extractor. It is called with an image (RGB in [0, 1], shape `(1, height, width, 3)`;
@@ -520,48 +874,57 @@ def build_feature_extractor(
 
     Raises:
         FileNotFoundError: If the weights file is missing.
-        ValueError: If a name is unknown, no layer is named, or the file does not fit the network.
+        ValueError: If a name is unknown, a layer's weight is no finite number of at least 0 or all
+            are 0, or the file does not fit the network.
     """
     check_name(model, MODELS, "model")
     check_name(pooling, POOLINGS, "pooling")
     check_name(precision, PRECISIONS, "precision")
-    layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
-    _check_layers(layers, model)  # before a download of many megabytes
+    if style_layers is not None:
+        check_weights(style_layers, "style_layers")
+    asked = [*(style_layers or ()), *([] if content_layer is None else [content_layer])]
+    _check_layers(asked, model)  # before a download of many megabytes
     backbone, used = _load_backbone(model, weights)
-    _check_layers(layers, used)
+    _check_layers(asked, used)
+    content_layer = MODELS[used].content_layer if content_layer is None else content_layer
+    style_layers = style_layers or MODELS[used].style_layers
     pooled = keras.models.clone_model(
         backbone, clone_function=lambda layer: _copied(layer, pooling, precision)
     )
     pooled.set_weights(backbone.get_weights())
-    network = keras.Model(pooled.input, {name: pooled.get_layer(name).output for name in layers})
+    outputs = {name: pooled.get_layer(name).output for name in (*style_layers, content_layer)}
+    network = keras.Model(pooled.input, outputs)
     network.trainable = False
-    return FeatureExtractor(network, layers, used, pooling, weights, precision)
+    smooth = MODELS[used].smooth if smooth is None else smooth
+    return FeatureExtractor(network, content_layer, style_layers, used, pooling, weights, precision, smooth)
 
 
 @functools.cache
 def _layer_names(model: str) -> list[str]:
     """Returns the names of a model's layers, without the input and the dense ones."""
-    return [layer.name for layer in MODELS[model][0](include_top=False, weights=None).layers[1:]]
+    return [layer.name for layer in MODELS[model].build(include_top=False, weights=None).layers[1:]]
 
 
 def _check_layers(layers: list[str], model: str) -> None:
-    """Raises ValueError unless the model has all of the layers, and there is one."""
+    """Raises ValueError unless the model has all of the layers."""
     unknown = [name for name in layers if name not in _layer_names(model)]
-    if unknown or not layers:
-        got = f"Unknown layer {unknown[0]!r}" if unknown else "No layer was named"
-        raise ValueError(f"{got}. Valid layers of {model}: {', '.join(_layer_names(model))}.")
+    if unknown:
+        valid = ", ".join(_layer_names(model))
+        raise ValueError(f"Unknown layer {unknown[0]!r}. Valid layers of {model}: {valid}.")
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
-    build = MODELS[model][0]
+    build = MODELS[model].build
     if weights is None:
         return build(include_top=False, weights=None), model
     if weights == "imagenet" and model != "vgg16":
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)  # Keras sets none: a dead line would hang
         try:
-            return build(include_top=False, weights="imagenet"), model
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # MobileNetV2's of the size it was trained at
+                return build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
             folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
             print(
@@ -569,7 +932,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
                 f"weights/ stands in; to get {model.upper()}, connect to the internet and run this "
                 f"again, or put the file that this address names into {folder}."
             )
-            model, build = "vgg16", MODELS["vgg16"][0]
+            model, build = "vgg16", MODELS["vgg16"].build
         finally:
             socket.setdefaulttimeout(timeout)
     path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights).expanduser()
@@ -598,7 +961,8 @@ def _copied(layer: keras.Layer, pooling: str, precision: str) -> keras.Layer:
     if isinstance(layer, keras.layers.InputLayer):
         return keras.layers.InputLayer.from_config(config)  # pixels are float32
     if isinstance(layer, keras.layers.MaxPooling2D):
-        kind, config = POOLINGS[pooling], {key: config[key] for key in ("name", "pool_size", "strides")}
+        kept = ("name", "pool_size", "strides", "padding")
+        kind, config = POOLINGS[pooling], {key: config[key] for key in kept}
     else:
         kind = layer.__class__
     return kind.from_config({**config, "dtype": precision})
@@ -651,16 +1015,60 @@ def check_layers(extractor: FeatureExtractor, content_layer: str, style_layers: 
             )
 
 
-def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: int) -> list[float]:
+def check_masks(styles: Sequence[Style], content_image: Any) -> None:
+    """Checks that masks belong to a picture, and says how much of it no style reaches.
+
+    Args:
+        styles: The styles, as `as_styles` returns them.
+        content_image: The picture, shape `(1, height, width, 3)`.
+
+    Raises:
+        ValueError: If a mask's height and width are not the picture's.
+    """
+    size = tuple(content_image.shape[1:3])
+    for number, mask in enumerate((style.mask for style in styles), 1):
+        if mask is not None and mask.shape[1:3] != size:
+            raise ValueError(
+                f"Expected the mask of style {number} in the picture's size, {size} (height, width), got "
+                f"{mask.shape[1:3]}. load_mask(path, content_image) brings a file's mask to that size."
+            )
+    reach = np.max([np.ones((1, *size, 1)) if s.mask is None else s.mask for s in styles], axis=0)
+    if (bare := np.mean(reach < 0.05)) > 0.005:
+        print(
+            f"{bare:.0%} of the picture is in no style's mask: it stays near the photograph. If that is "
+            "not meant, add a style there (such as one with the mask 1 - mask)."
+        )
+
+
+def check_covered(mask: Any, layer: str) -> None:
+    """Checks that a mask leaves something of a feature map.
+
+    Args:
+        mask: The mask at the feature map's size, in [0, 1], shape `(1, height, width, 1)`.
+        layer: The layer's name.
+
+    Raises:
+        ValueError: If it covers less than one of the map's positions in all.
+    """
+    covered, (height, width) = float(tf.reduce_sum(mask)), mask.shape[1:3]
+    if covered < 1:
+        raise ValueError(
+            f"A mask is empty at the layer {layer}: of its {height} x {width} positions it covers "
+            f"{covered:.2g}, and at least 1 is needed. Make the white region larger, begin at a larger "
+            "size (coarsest), or leave that layer out of style_layers."
+        )
+
+
+def scales(content_image: Any, styles: Sequence[Style], coarsest: int, smallest_side: int) -> list[float]:
     """Lists the sizes to paint at, from coarse to fine, as fractions of the full size.
 
     Each is twice the one before, and the last is 1. The first is the one whose longest side comes
     nearest to `coarsest` pixels, in powers of two; or a larger one, where in that the shortest side
-    of either image would be less than twice what the network needs.
+    of any image would be less than twice what the network needs.
 
     Args:
         content_image: The content at full size, shape `(1, height, width, 3)`.
-        style_image: The style at full size, shape `(1, height, width, 3)`.
+        styles: The styles, their images at full size.
         coarsest: Longest side in pixels of the content at the first size. From the longest side of
             the content on, there is only the full size.
         smallest_side: The least side that the network takes, as `FeatureExtractor.smallest_side`.
@@ -669,9 +1077,314 @@ def scales(content_image: Any, style_image: Any, coarsest: int, smallest_side: i
         Rising powers of two, such as `[0.25, 0.5, 1.0]`.
     """
     longest = max(content_image.shape[1:3])
-    shortest = min(*content_image.shape[1:3], *style_image.shape[1:3])
+    shortest = min(
+        *content_image.shape[1:3], *(style.scale * min(style.image.shape[1:3]) for style in styles)
+    )
     halvings = min(math.log2(longest / coarsest), math.floor(math.log2(shortest / (2 * smallest_side))))
     return [2.0**-k for k in range(max(0, round(halvings)), -1, -1)]
+
+
+# ---------------------------------------------------------------------------------------------
+# A run, while it goes on
+
+
+def is_live() -> bool:
+    """Says whether somebody is watching.
+
+    Returns:
+        True in a notebook that is open in JupyterLab, Notebook, VS Code or Colab. False in a script,
+        and where a tool executes the notebook (nbconvert, papermill, nbval): there, pictures that
+        change in place and widgets would make a mess of the output.
+    """
+    shell = get_ipython()
+    return hasattr(shell, "kernel") and (
+        "JPY_SESSION_NAME" in os.environ  # which a Jupyter server gives to the kernels of its notebooks
+        or "__vsc_ipynb_file__" in shell.user_ns
+        or "google.colab" in sys.modules
+    )
+
+
+def each(items: Iterable[Any], label: str = "") -> Iterator[Any]:
+    """Passes on items one by one, with a progress bar while somebody is watching.
+
+    Args:
+        items: What to go through.
+        label: What stands before the bar.
+
+    Yields:
+        The items.
+    """
+    yield from tqdm(list(items), label, file=sys.stdout, disable=not is_live())
+
+
+@contextmanager
+def _peak_memory():
+    """Watches the memory while the block runs; yields a function that returns the most, in bytes."""
+    process, over = psutil.Process(), threading.Event()
+    most = [process.memory_info().rss]
+
+    def watch():
+        while not over.wait(0.005):
+            most.append(max(most.pop(), process.memory_info().rss))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    if _GPUS:
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    try:
+        yield lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] if _GPUS else most[0]
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _pixels(image: Any) -> int:
+    return image.shape[1] * image.shape[2]
+
+
+class Progress:
+    """What there is to see of a run: what to expect, a bar, the picture and the curves.
+
+    Somebody who is watching (`is_live`) sees a progress bar, the picture and the losses, refreshed
+    in place; refreshing takes less than a twentieth of the time. Else there is one line for each size.
+
+    A callback is called with this object after each step.
+
+    Attributes:
+        step: How many steps have been done, over all sizes.
+        image: The picture now: RGB in [0, 1], shape `(1, height, width, 3)`.
+        history: The losses so far, as `stylize` returns them.
+        done: The share of the work that is done, 0 to 1, each step counted by its pixels.
+        stopped: Whether the run was interrupted.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[["Progress"], None] | None = None,
+        quiet: bool = False,
+        weights: Mapping[str, float] = {"content": 1.0, "style": 1.0, "tv": 1.0},  # noqa: B006 (read only)
+        finish: Callable[[Any], Any] = lambda image: image,
+    ):
+        """Prepares to show a run.
+
+        Args:
+            callback: Called with this object after each step. If it raises `KeyboardInterrupt`, the
+                run stops as if the kernel had been interrupted.
+            quiet: Shows nothing.
+            weights: From `content`, `style` and `tv` to the loss weights, for the curves.
+            finish: What to do with a picture before it is shown.
+        """
+        self.callback, self.quiet, self.weights, self._finish = callback, quiet, weights, finish
+        self.step, self.history, self.done, self.stopped = 0, {}, 0.0, False
+        self._live = is_live() and not quiet
+        self._image = self._bar = self._picture = self._curves = None
+        self._work, self._began, self._expected = 0, None, 0.0
+        self._next = {"picture": 0.0, "curves": 0.0}
+
+    @property
+    def image(self) -> Any:
+        return self._finish(self._image)
+
+    def expect(
+        self,
+        levels: Sequence[tuple[Any, Callable[..., Any]]],
+        optimizer: Callable[..., Iterator[Any]],
+        steps: int,
+        learning_rate: float,
+    ) -> None:
+        """Says how long a run will take and how much memory it needs, from two timed steps at each size.
+
+        Args:
+            levels: For each size, the image to start from and the function to its losses and gradient.
+            optimizer: The optimiser, as a generator of steps.
+            steps: How many steps each size gets.
+            learning_rate: What the optimiser is called with.
+        """
+        self._work = steps * sum(_pixels(image) for image, _ in levels)
+        if self.quiet:
+            return
+        with _peak_memory() as peak:
+            for image, evaluate in levels:
+                trial = optimizer(evaluate, tf.convert_to_tensor(image), 3, learning_rate)
+                next(trial)[0].numpy()  # compiles
+                start = time.perf_counter()
+                for moved, _ in trial:
+                    moved.numpy()  # waits for it
+                self._expected += steps * (time.perf_counter() - start) / 2
+            memory = peak()
+        sizes = " and ".join(f"{image.shape[2]} x {image.shape[1]}" for image, _ in levels)
+        print(
+            f"Expected: {_duration(self._expected)} and {memory / 1e9:.1f} GB of memory "
+            f"({steps} steps at {sizes}, on {describe_device()})."
+        )
+
+    def steps(self, descent: Iterable[Any], image: Any, steps: int) -> Iterator[Any]:
+        """Passes on the steps of a descent at one size, and shows how far it is.
+
+        Args:
+            descent: What yields the steps.
+            image: The picture that it starts from.
+            steps: How many there are.
+
+        Yields:
+            The steps.
+        """
+        start = time.perf_counter()
+        self._work = self._work or steps * _pixels(image)
+        if self._began is None:
+            self._began, self._image = start, image
+            if self._live:
+                self._picture, self._curves = (display(HTML(""), display_id=True) for _ in range(2))
+                bar = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+                self._bar = tqdm(total=self._work, file=sys.stdout, bar_format=bar)
+        if self._bar is not None:
+            self._bar.set_description(f"{image.shape[2]} x {image.shape[1]}", refresh=False)
+        yield from descent
+        if not (self.quiet or self._live):
+            losses = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in _LOSSES)
+            print(
+                f"{image.shape[2]} x {image.shape[1]}: {steps} steps in "
+                f"{_duration(time.perf_counter() - start)}; {losses}"
+            )
+        if self.done > 1 - 1e-9:
+            self._end("Took")
+
+    def update(self, image: Any, history: Mapping[str, Sequence[float]]) -> None:
+        """Shows a step.
+
+        Args:
+            image: The picture after it.
+            history: The losses up to it.
+        """
+        self._image, self.history, self.step = image, history, len(history["total"])
+        self.done += _pixels(image) / self._work
+        if self._bar is not None:
+            losses = {name: f"{history[name][-1]:.4g}" for name in _LOSSES}
+            self._bar.set_postfix(losses, refresh=False)
+            self._bar.update(_pixels(image))
+            self._refresh()
+        if self.callback:
+            self.callback(self)
+
+    def stop(self, history: Mapping[str, list[float]]) -> None:
+        """Says that the run was interrupted.
+
+        Args:
+            history: The losses so far. If the interrupt came while a step was being written into it,
+                that step is taken out again.
+
+        Raises:
+            KeyboardInterrupt: If there was no step yet, and so nothing to go on with.
+        """
+        self.step = min((len(values) for values in history.values()), default=0)
+        if self.step == 0:
+            raise KeyboardInterrupt
+        for values in history.values():
+            del values[self.step :]
+        self.history, self.stopped = history, True
+        self._end("Stopped after")
+
+    def _end(self, words: str) -> None:
+        if self._bar is not None:
+            self._refresh(last=True)
+            self._bar.close()
+        if self.quiet:
+            return
+        took = f"{words} {_duration(time.perf_counter() - self._began)}"
+        expected = f" (expected: {_duration(self._expected)})" if self._expected else ""
+        if self.stopped:
+            print(
+                f"{took} and {self.step} steps: here is the picture of the least loss so far, with its "
+                "history. The cells below can go on with it."
+            )
+        else:
+            print(f"{took}{expected}.")
+
+    def _refresh(self, last: bool = False) -> None:
+        """Refreshes the picture and the curves, each when 25 times what that costs has gone by."""
+        for name, handle, draw in (
+            ("picture", self._picture, lambda: _encoded(self.image, 512)),
+            ("curves", self._curves, lambda: _as_png(_curves(self.history, self.weights), 72)),
+        ):
+            start = time.perf_counter()
+            if (last or start > self._next[name]) and (name == "picture" or self.step > 1):
+                handle.update(DisplayedImage(draw()))
+                end = time.perf_counter()
+                self._next[name] = end + max(0.3, 25 * (end - start))
+
+
+_LOSSES = ("content", "style", "tv", "total")
+
+
+def _duration(seconds: float) -> str:
+    """Writes a time as people do: 4.2 s, 42 s, 3 min 10 s."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _encoded(image: Any, width: int | None = None) -> bytes:
+    """A picture as JPEG, as wide as asked for."""
+    picture = Image.fromarray(np.uint8(np.rint(np.asarray(image)[0] * 255)))
+    if width:
+        picture = picture.resize((width, max(1, round(width * picture.height / picture.width))))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
+    """Writes pictures to an animated file, which holds the last one for two seconds and starts again.
+
+    Args:
+        frames: Each RGB in [0, 1], shape `(1, height, width, 3)`; those of other sizes are brought to
+            that of the last.
+        path: The file, its name ending in .webp (smaller, 16 million colours) or .gif (256 colours,
+            shown everywhere). Its folder is made if need be; a file of that name is replaced.
+        seconds: How long the frames before the last one take in all.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If there is no frame, or the ending is another.
+    """
+    path = Path(path).expanduser()
+    if len(frames) == 0 or path.suffix.lower() not in (".webp", ".gif"):
+        raise ValueError(
+            f"Expected one or more frames and a file name ending in .webp or .gif, got {len(frames)} "
+            f"frames and {path.name!r}."
+        )
+    arrays = [check_image(frame, "a frame")[0] for frame in frames]
+    pictures = [Image.fromarray(np.uint8(np.rint(array * 255))) for array in arrays]
+    pictures = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = [round(1000 * seconds / len(pictures))] * (len(pictures) - 1) + [2000]
+    options = {"quality": 70} if path.suffix.lower() == ".webp" else {}
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, **options)
+    return path
+
+
+def show_animation(path: str | Path, caption: str) -> None:
+    """Shows an animated file in the notebook, and keeps a copy of it there.
+
+    Args:
+        path: The file, animated WebP or GIF.
+        caption: One sentence on what to see, drawn below and kept as the alternative text.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(path)
+    data = base64.b64encode(path.read_bytes()).decode()
+    text = html.escape(caption)
+    display(
+        HTML(
+            f'<figure style="margin: 0"><img src="data:image/{path.suffix[1:].lower()};base64,{data}" '
+            f'alt="{text}"><figcaption><i>{text}</i></figcaption></figure>'
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -695,7 +1408,9 @@ def show_images(
     *,
     caption: str = "",
     columns: int | None = None,
+    rows: Sequence[str] = (),
     height: float = 3.2,
+    path: str | Path | None = None,
 ) -> None:
     """Shows images side by side as one figure, stored as JPEG to keep the notebook small.
 
@@ -705,32 +1420,42 @@ def show_images(
         titles: One for each image, drawn above it.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
+        rows: A label for each row, drawn at its left; the titles are then those of the columns.
         height: The height of a row in inches.
+        path: Where to keep the figure as a JPEG as well. Its folder is made if need be.
 
     Raises:
-        ValueError: If there is no image, or the titles are not as many as the images.
+        ValueError: If there is no image, the titles are not as many as the images, or the labels do
+            not make a grid of them.
     """
-    if len(images) == 0 or (len(titles) and len(titles) != len(images)):
+    if rows and len(rows) * len(titles) == len(images):
+        columns, titles = len(titles), [*titles, *[""] * (len(images) - len(titles))]
+    elif len(images) == 0 or rows or (len(titles) and len(titles) != len(images)):
         raise ValueError(
-            f"Expected one or more images and as many titles (or none), got {len(images)} images "
-            f"and {len(titles)} titles."
+            f"Expected one or more images and as many titles (or none), or rows times titles, got "
+            f"{len(images)} images, {len(titles)} titles and {len(rows)} rows."
         )
     arrays = [np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image) for image in images]
     columns = columns or len(arrays)
-    rows = math.ceil(len(arrays) / columns)
     aspects = [
         max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))
     ]
     widths = np.clip(aspects, 0.75, 6.0)  # of a row's height; room for a title over a narrow picture
     height = min(height, 14 / sum(widths))
+    below = math.ceil(len(arrays) / columns)
     figure, axes = plt.subplots(
-        rows,
+        below,
         len(widths),
-        figsize=(height * sum(widths), (height + 0.3) * rows),
+        figsize=(height * sum(widths), (height + (0 if rows else 0.3)) * below + (0.6 if rows else 0)),
         gridspec_kw={"width_ratios": widths},
         squeeze=False,
         layout="constrained",
     )
+    for label, axis in zip(rows, axes[:, 0]):
+        axis.annotate(
+            textwrap.fill(label, int(11 * height)), (-0.03, 0.5), xycoords="axes fraction",
+            rotation=90, ha="right", va="center", fontsize=11,
+        )  # fmt: skip
     for index, axis in enumerate(axes.flat):
         axis.axis("off")
         if index < len(arrays):
@@ -744,6 +1469,9 @@ def show_images(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
     plt.close(figure)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(buffer.getvalue())
     display(DisplayedImage(buffer.getvalue(), format="jpeg", alt=caption or ", ".join(titles)))
 
 
@@ -753,41 +1481,61 @@ _PARTS = {"content": ("#0072B2", "--", ""), "style": ("#D55E00", "-.", "//"), "t
 
 
 def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> None:
-    """Plots the total loss and each weighted loss against the steps, on a logarithmic axis.
+    """Plots the losses against the steps, on logarithmic axes: the total and its parts, and the layers.
 
     Args:
         history: Equally long lists: `size` (the picture's longest side in pixels), `total`,
-            `content`, `style` and `tv`, the last three unweighted.
+            `content`, `style` and `tv`, the last three unweighted, and `style <layer>`, what each
+            layer adds to the style loss.
         weights: From `content`, `style` and `tv` to what each was multiplied with.
 
     Raises:
         ValueError: If a list is missing or empty.
     """
     _check_history(history, ("size", "total", *weights))
-    _, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    axis.plot(history["total"], color="black", linewidth=2, label="total")
+    _show(
+        _curves(history, weights),
+        "Two plots of losses against steps: the total and its three parts; what each layer adds to style",
+    )
+
+
+def _curves(history: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> Figure:
+    """Draws the losses: at the left the total and its parts, at the right the layers' parts."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    left.plot(history["total"], color="black", linewidth=2, label="total")
     lowest = history["total"][-1]
     for name, weight in weights.items():
         color, line, _ = _PARTS[name]
         values = np.multiply(history[name], weight)
-        axis.plot(values, color=color, linestyle=line, label=f"{weight:g} × {name}")
+        left.plot(values, color=color, linestyle=line, label=f"{weight:g} × {name}")
         later = values[len(values) // 2 :]  # the content loss begins at 0
         lowest = min([lowest, *later[later > 0]])
-    axis.set(
-        xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it"
-    )
+    if lowest > 0:
+        left.set_ylim(bottom=lowest / 2)
+    layers = [name for name in history if name.startswith("style ")]
+    for index, name in enumerate(layers):
+        color = matplotlib.colormaps["cividis"](index / max(len(layers), 2))
+        line = ("-", "--", "-.", ":")[index % 4]
+        right.plot(history[name], color=color, linestyle=line, label=name.removeprefix("style "))
+    left.set(ylabel="loss", title="The total loss, and what each part adds to it")
+    right.set(title="The style loss, and what each layer adds to it")
     sizes = np.asarray(history["size"])
     firsts = [0, *np.flatnonzero(np.diff(sizes)) + 1]
-    for first in firsts if len(firsts) > 1 else ():
-        axis.axvline(first, color="grey", linewidth=0.8)
-        axis.annotate(
-            f" {sizes[first]:g} pixels", (first, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
-        )
-    if lowest > 0:
-        axis.set_ylim(bottom=lowest / 2)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.grid(alpha=0.3)
-    plt.show()
+    for axis in (left, right):
+        axis.set(xlabel="step", yscale="log")
+        axis.grid(alpha=0.3)
+        for first in firsts if len(firsts) > 1 else ():
+            axis.axvline(first, color="grey", linewidth=0.8)
+            axis.annotate(
+                f" {sizes[first]:g} pixels",
+                (first, 0.02),
+                xycoords=("data", "axes fraction"),
+                color="dimgrey",
+            )
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    return figure
 
 
 def plot_totals(histories: Mapping[str, Mapping[str, Sequence[float]]], against: str = "step") -> None:
@@ -803,7 +1551,8 @@ def plot_totals(histories: Mapping[str, Mapping[str, Sequence[float]]], against:
     if against not in ("step", "seconds"):
         raise ValueError(f"Expected against to be 'step' or 'seconds', got {against!r}.")
     title = f"The total loss, {'step by step' if against == 'step' else 'second by second'}"
-    _, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axis = figure.subplots()
     lines = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", "--", "-.", ":"))
     for (label, history), (color, line) in zip(histories.items(), itertools.cycle(lines)):
         _check_history(history, ("total", "seconds"))
@@ -813,7 +1562,7 @@ def plot_totals(histories: Mapping[str, Mapping[str, Sequence[float]]], against:
     axis.set(xlabel=against, ylabel="total loss", yscale="log", title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3, which="both")
-    plt.show()
+    _show(figure, f"Curves of {' and '.join(histories)}. {title}")
 
 
 def _check_history(history: Mapping[str, Sequence[float]], names: Iterable[str]) -> None:
@@ -823,22 +1572,215 @@ def _check_history(history: Mapping[str, Sequence[float]], names: Iterable[str])
         raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
 
 
-def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Draws the weighted losses of several pictures as groups of bars, on a logarithmic axis.
+def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str, label: str = "weighted loss") -> None:
+    """Draws groups of bars, on a logarithmic axis.
 
     Args:
-        groups: From a picture's name to its weighted losses `content`, `style` and `tv`.
+        groups: From what stands below a group to its bars, each with its name: the same in all groups.
         title: The figure's title.
+        label: What the bars measure.
     """
-    _, axis = plt.subplots(figsize=(8, 3), layout="constrained")
-    for index, (part, (color, _, hatch)) in enumerate(_PARTS.items()):
-        positions = np.arange(len(groups)) + 0.27 * (index - 1)
-        heights = [losses[part] for losses in groups.values()]
-        bars = axis.bar(positions, heights, 0.25, color=color, hatch=hatch, edgecolor="white", label=part)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axis = figure.subplots()
+    names = list(next(iter(groups.values())))
+    for index, (name, (color, _, hatch)) in enumerate(zip(names, _PARTS.values())):
+        positions = np.arange(len(groups)) + 0.27 * (index - (len(names) - 1) / 2)
+        heights = [group[name] for group in groups.values()]
+        bars = axis.bar(positions, heights, 0.25, color=color, hatch=hatch, edgecolor="white", label=name)
         axis.bar_label(bars, fmt="%.3g", fontsize=9)
     axis.set_yscale("log")
     axis.set_ylim(top=axis.get_ylim()[1] * 2)
     axis.set_xticks(range(len(groups)), list(groups))
-    axis.set(ylabel="weighted loss", title=title)
+    axis.set(ylabel=label, title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    plt.show()
+    _show(figure, f"Bars of the {label}: {', '.join(groups)}. {title}")
+
+
+def _as_png(figure: Figure, dpi: int = 100) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def _show(figure: Figure, alt: str) -> None:
+    """Shows a plot, stored as PNG with an alternative text."""
+    display(DisplayedImage(_as_png(figure), format="png", alt=" ".join(alt.split())))
+
+
+# ---------------------------------------------------------------------------------------------
+# The panel
+
+
+def show_panel(paint: Callable[..., Any], extractor: FeatureExtractor) -> None:
+    """Shows a panel of widgets that paints pictures; where nobody watches, a sentence on it instead.
+
+    Args:
+        paint: The notebook's function from names of files to a picture, its history and its recipe.
+        extractor: The network to begin with.
+    """
+    if not is_live():
+        print(
+            "Here is a panel in a notebook that is open in JupyterLab, Notebook 7 or VS Code and in which "
+            "this cell is run: sliders, a live picture, and the buttons Run, Stop and Save. Without it: "
+            'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)'
+        )
+        return
+    display(_Panel(paint, extractor).box)
+
+
+class _Panel:
+    """The panel: what is chosen, the run in the background, and its picture."""
+
+    def __init__(self, paint: Callable[..., Any], extractor: FeatureExtractor):
+        import ipywidgets as widgets  # takes a while, and is needed here only
+
+        self._paint, self._networks = paint, {extractor.model: extractor}
+        self._first, self._stop, self._made = extractor, threading.Event(), None
+        wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
+        defaults = {n: p.default for n, p in inspect.signature(paint).parameters.items()}
+        self.files, uploads = {}, []
+        for kind in ("content", "style"):
+            self.files[kind] = widgets.Dropdown(description=kind, options=self._names(kind), **wide)
+            upload = widgets.FileUpload(
+                accept="image/*", description=f"Upload a {kind}", layout={"width": "420px"}
+            )
+            upload.observe(functools.partial(self._upload, kind), "value")
+            uploads.append(upload)
+        sizes = sorted({96, 128, 256, 384, 512, 768, 1024, defaults["size"]})
+        self.size = widgets.Dropdown(
+            description="size", options=sizes, value=min(256, defaults["size"]), **wide
+        )
+        self.network = widgets.Dropdown(
+            description="network", options=list(MODELS), value=extractor.model, **wide
+        )
+        self.colours = widgets.Dropdown(
+            description="keep colours",
+            options={"no: the painting's": "painting", "matched": "matched", "luminance only": "luminance"},
+            **wide,
+        )
+        self.weights = {
+            name: widgets.FloatLogSlider(
+                description=f"{name} weight",
+                value=value,
+                min=low,
+                max=high,
+                step=0.1,
+                readout_format=".3g",
+                **wide,
+            )
+            for name, value, low, high in (("content", 1, -2, 2), ("style", 100, 0, 4), ("tv", 1, -2, 2))
+        }
+        self.run, self.stop, self.save = (
+            widgets.Button(description=name, icon=icon, disabled=name != "Run", button_style=look)
+            for name, icon, look in (("Run", "play", "primary"), ("Stop", "stop", ""), ("Save", "save", ""))
+        )
+        for button, action in (
+            (self.run, self._on_run),
+            (self.stop, self._on_stop),
+            (self.save, self._on_save),
+        ):
+            button.on_click(action)
+        self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "100%"})
+        self.says = widgets.HTML("Choose, and press Run.")
+        self.call = widgets.HTML()
+        self.picture = widgets.Image(format="jpeg", layout={"width": "512px"})
+        self.picture.add_class("nst-picture")
+        content, style = self.files.values()
+        chosen = [content, uploads[0], style, uploads[1], self.size, self.network, self.colours]
+        left = widgets.VBox([*chosen, *self.weights.values(), widgets.HBox([self.run, self.stop, self.save])])
+        right = widgets.VBox([self.picture, self.bar, self.says])
+        self.box = widgets.VBox([widgets.HBox([left, right]), self.call])
+        content.observe(lambda _: self._preview(), "value")
+        self._preview()
+
+    def _names(self, kind: str) -> list[str]:
+        return [path.name for path in find_images(IMAGES / kind)]
+
+    def _preview(self) -> None:
+        if not self.run.disabled:
+            self.picture.value = _encoded(load_image(IMAGES / "content" / self.files["content"].value), 512)
+
+    def _say(self, text: str) -> None:
+        self.says.value = html.escape(text)
+
+    def _upload(self, kind: str, change: Mapping[str, Any]) -> None:
+        for file in change["new"]:
+            path = IMAGES / kind / Path(file["name"]).name
+            number = itertools.count(2)
+            while path.exists():
+                path = path.with_stem(f"{Path(file['name']).stem}-{next(number)}")
+            path.write_bytes(file["content"])
+            try:
+                load_image(path)
+            except ValueError as error:
+                path.unlink()
+                self._say(str(error))
+                continue
+            self.files[kind].options = self._names(kind)
+            self.files[kind].value = path.name
+            self._say(f"{path.name} is in images/{kind}/ now.")
+
+    def _on_run(self, _: Any) -> None:
+        self.run.disabled, self.stop.disabled, self.save.disabled = True, False, True
+        self._stop.clear()
+        settings = {f"{name}_weight": float(f"{each.value:.3g}") for name, each in self.weights.items()}
+        settings |= {"size": self.size.value, "colours": self.colours.value}
+        names = [self.files[kind].value for kind in ("content", "style")]
+        words = [*map(repr, names), *(f"{name}={value!r}" for name, value in settings.items())]
+        self.call.value = f"<code>image, history, recipe = paint({html.escape(', '.join(words))})</code>"
+        threading.Thread(target=self._work, args=(names, settings), daemon=True).start()
+
+    def _work(self, names: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """Paints; runs in a thread, so that the buttons answer meanwhile."""
+        try:
+            self._say("Preparing the network ...")
+            model = self.network.value
+            if model not in self._networks:
+                first = self._first
+                self._networks[model] = build_feature_extractor(
+                    model, pooling=first.pooling, precision=first.precision
+                )
+            network, self._began, self._shown = self._networks[model], None, 0.0
+            self._made = self._paint(*names, **settings, extractor=network, callback=self._watch, quiet=True)
+            image, history, _ = self._made
+            self.picture.value = _encoded(image, 512)
+            self.bar.value = 1.0
+            stands_in = f" {model.upper()}'s weights could not be had: {network.model.upper()} stood in."
+            self._say(
+                f"{'Stopped' if self._stop.is_set() else 'Done'} after {len(history['total'])} steps and "
+                f"{_duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
+                + (stands_in if network.model != model else "")
+            )
+            self.save.disabled = False
+        except KeyboardInterrupt:
+            self._say("Stopped before the first step.")
+        except Exception as error:  # in a thread it would be lost: whatever it is, it is said here
+            self._say(f"{type(error).__name__}: {error}")
+        finally:
+            self.run.disabled, self.stop.disabled = False, True
+
+    def _watch(self, now: Progress) -> None:
+        """The callback of a run: refreshes the picture, and stops if the button was pressed."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        start = time.perf_counter()
+        self._began = self._began or start
+        if start > self._shown:
+            self.bar.value = now.done
+            left = (start - self._began) * (1 - now.done) / now.done
+            losses = ", ".join(f"{name} {now.history[name][-1]:.4g}" for name in _LOSSES)
+            self._say(f"Step {now.step}, about {_duration(left)} left; {losses}")
+            self.picture.value = _encoded(now.image, 512)
+            end = time.perf_counter()
+            self._shown = end + max(0.3, 25 * (end - start))
+
+    def _on_stop(self, _: Any) -> None:
+        self._stop.set()
+        self._say("Stopping ...")
+
+    def _on_save(self, _: Any) -> None:
+        image, _, recipe = self._made
+        stem = "-".join(Path(recipe["call"][kind]).stem for kind in ("content", "style"))
+        names = (Path(f"outputs/{stem}-panel-{number}.png") for number in itertools.count(1))
+        path = save_image(image, next(path for path in names if not path.exists()), recipe)
+        self._say(f"Saved: {path.as_posix()}")

@@ -19,7 +19,7 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-STYLE_LAYERS = [f"block{block}_conv1" for block in range(1, 6)]
+STYLE_LAYERS = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
 CONTENT_LAYER = "block4_conv2"
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -37,7 +37,7 @@ def notebook():
 @pytest.fixture(scope="session")
 def vgg16():
     """VGG16 with its ImageNet weights, with all layers that the notebook uses."""
-    return nst.build_feature_extractor([*STYLE_LAYERS, CONTENT_LAYER], model="vgg16")
+    return nst.build_feature_extractor("vgg16")
 
 
 def defined_in(notebook, extractor):
