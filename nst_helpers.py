@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 from IPython import get_ipython
@@ -323,7 +322,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
                 f"Expected a file name ending in .png, to keep the recipe in, got {path.name!r}."
             )
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1))
+        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1, default=float))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
     return path
@@ -820,7 +819,8 @@ def smooth_activations(features: tf.Tensor) -> tf.Tensor:
 
     A softmax does so only while the values are of the order of 1; beyond that it does the opposite,
     for exp(20) is 500 million. So larger values are divided first by a temperature T that brings
-    the largest down to 3. (The paper has T = 1 throughout.)
+    the largest down to 3. (The paper has T = 1 throughout. With a larger T, all values come so near
+    to 1 that losses relative to the target hardly feel the differences.)
 
     Args:
         features: The feature map F, shape `(1, height, width, channels)`.
@@ -1443,21 +1443,14 @@ def show_images(
     widths = np.clip(aspects, 0.75, 6.0)  # of a row's height; room for a title over a narrow picture
     height = min(height, 14 / sum(widths))
     below = math.ceil(len(arrays) / columns)
-    figure, axes = plt.subplots(
-        below,
-        len(widths),
-        figsize=(height * sum(widths), (height + (0 if rows else 0.3)) * below + (0.6 if rows else 0)),
-        gridspec_kw={"width_ratios": widths},
-        squeeze=False,
-        layout="constrained",
-    )
+    inches = height * sum(widths), (height + (0 if rows else 0.3)) * below + (0.6 if rows else 0)
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots(below, len(widths), squeeze=False, width_ratios=widths)
     for label, axis in zip(rows, axes[:, 0]):
-        axis.annotate(
-            textwrap.fill(label, int(11 * height)), (-0.03, 0.5), xycoords="axes fraction",
-            rotation=90, ha="right", va="center", fontsize=11,
-        )  # fmt: skip
+        axis.set_ylabel(textwrap.fill(label, max(8, int(10 * height))), fontsize=11)
     for index, axis in enumerate(axes.flat):
-        axis.axis("off")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
         if index < len(arrays):
             axis.imshow(arrays[index], cmap="magma")
             title = titles[index] if len(titles) else ""
@@ -1468,7 +1461,6 @@ def show_images(
         figure.supxlabel(textwrap.fill(caption, int(11 * figure.get_figwidth())), fontsize=11, style="italic")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
-    plt.close(figure)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(buffer.getvalue())
@@ -1572,13 +1564,16 @@ def _check_history(history: Mapping[str, Sequence[float]], names: Iterable[str])
         raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
 
 
-def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str, label: str = "weighted loss") -> None:
-    """Draws groups of bars, on a logarithmic axis.
+def plot_bars(
+    groups: Mapping[str, Mapping[str, float]], title: str, label: str = "weighted loss", log: bool = True
+) -> None:
+    """Draws groups of bars.
 
     Args:
         groups: From what stands below a group to its bars, each with its name: the same in all groups.
         title: The figure's title.
         label: What the bars measure.
+        log: Whether the axis is logarithmic.
     """
     figure = Figure(figsize=(8, 3), layout="constrained")
     axis = figure.subplots()
@@ -1588,8 +1583,9 @@ def plot_bars(groups: Mapping[str, Mapping[str, float]], title: str, label: str 
         heights = [group[name] for group in groups.values()]
         bars = axis.bar(positions, heights, 0.25, color=color, hatch=hatch, edgecolor="white", label=name)
         axis.bar_label(bars, fmt="%.3g", fontsize=9)
-    axis.set_yscale("log")
-    axis.set_ylim(top=axis.get_ylim()[1] * 2)
+    if log:
+        axis.set_yscale("log")
+    axis.set_ylim(top=axis.get_ylim()[1] * (2 if log else 1.1))
     axis.set_xticks(range(len(groups)), list(groups))
     axis.set(ylabel=label, title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -1684,12 +1680,12 @@ class _Panel:
         self.says = widgets.HTML("Choose, and press Run.")
         self.call = widgets.HTML()
         self.picture = widgets.Image(format="jpeg", layout={"width": "512px"})
-        self.picture.add_class("nst-picture")
         content, style = self.files.values()
         chosen = [content, uploads[0], style, uploads[1], self.size, self.network, self.colours]
         left = widgets.VBox([*chosen, *self.weights.values(), widgets.HBox([self.run, self.stop, self.save])])
         right = widgets.VBox([self.picture, self.bar, self.says])
         self.box = widgets.VBox([widgets.HBox([left, right]), self.call])
+        self.box.add_class("nst-panel")
         content.observe(lambda _: self._preview(), "value")
         self._preview()
 
@@ -1723,7 +1719,7 @@ class _Panel:
     def _on_run(self, _: Any) -> None:
         self.run.disabled, self.stop.disabled, self.save.disabled = True, False, True
         self._stop.clear()
-        settings = {f"{name}_weight": float(f"{each.value:.3g}") for name, each in self.weights.items()}
+        settings = {f"{name}_weight": float(f"{slider.value:.3g}") for name, slider in self.weights.items()}
         settings |= {"size": self.size.value, "colours": self.colours.value}
         names = [self.files[kind].value for kind in ("content", "style")]
         words = [*map(repr, names), *(f"{name}={value!r}" for name, value in settings.items())]

@@ -2,8 +2,6 @@
 
 import ast
 import sys
-import time
-from collections import defaultdict, deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import nst_helpers as nst  # noqa: E402  (before TensorFlow, which it imports quietly)
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import nst_helpers as nst  # noqa: E402
 
 STYLE_LAYERS = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
 CONTENT_LAYER = "block4_conv2"
@@ -41,23 +36,22 @@ def vgg16():
 
 
 def defined_in(notebook, extractor):
-    """The functions and constants that the notebook's cells define, with this extractor.
+    """What the notebook's cells import and define, with this extractor.
 
-    Only definitions are taken (`def`, and constants in capitals): no experiment is run.
+    Only imports and definitions are taken (`def`, and constants in capitals): no experiment is run.
     """
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     kept = [
         node
         for node in ast.parse(code).body
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef))
         or (
             isinstance(node, ast.Assign)
             and isinstance(node.targets[0], ast.Name)
             and node.targets[0].id.isupper()
         )
     ]
-    names = dict(nst=nst, keras=keras, np=np, tf=tf, tqdm=tqdm, sys=sys, time=time, Path=Path)
-    names.update(defaultdict=defaultdict, deque=deque, extractor=extractor)
+    names = {"extractor": extractor}
     # tf.function reads the source of what it compiles, so the definitions go through a real file.
     source = "\n\n".join(ast.unparse(node) for node in kept)
     exec(compile_with_source(source), names)

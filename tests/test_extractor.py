@@ -43,7 +43,7 @@ def vgg_by_hand(network, image, pooling, last):
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_vgg19_from_a_file_computes_vgg19(vgg19_file, picture, pooling):
     path, network = vgg19_file
-    extractor = nst.build_feature_extractor(LAYERS, model="vgg19", pooling=pooling, weights=path)
+    extractor = nst.build_feature_extractor("vgg19", pooling=pooling, weights=path)
     assert extractor.model == "vgg19"
     features = extractor(picture)
     for layer in ("block1_conv1", "block3_conv1", "block5_conv1"):
@@ -56,7 +56,7 @@ def test_vgg16_computes_what_keras_computes():
     network = keras.applications.VGG16(include_top=False, weights=None)
     network.load_weights(nst.VGG16_WEIGHTS)
     expected = network(keras.applications.vgg16.preprocess_input(image * 255)).numpy()
-    last = nst.build_feature_extractor(["block5_pool"], "vgg16", pooling="max")
+    last = nst.build_feature_extractor("vgg16", content_layer="block5_pool", pooling="max")
     np.testing.assert_allclose(last(image)["block5_pool"], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -65,9 +65,12 @@ def test_vgg16_weights_are_the_file_described():
     assert hashlib.sha256(nst.VGG16_WEIGHTS.read_bytes()).hexdigest() in text
 
 
-@pytest.mark.parametrize("model", nst.MODELS)
+@pytest.mark.parametrize("model", ["vgg16", "vgg19"])
 def test_returns_the_layers_asked_for_and_stops_there(model, picture):
-    extractor = nst.build_feature_extractor(["block3_conv1", "block1_conv2"], model, weights=None)
+    extractor = nst.build_feature_extractor(
+        model, content_layer="block1_conv2", style_layers={"block3_conv1": 2.0}, weights=None
+    )
+    assert (extractor.content_layer, extractor.style_layers) == ("block1_conv2", {"block3_conv1": 2.0})
     features = extractor(picture)
     assert {name: feature.shape for name, feature in features.items()} == {
         "block3_conv1": (1, 8, 10, 256),
@@ -85,13 +88,53 @@ def test_is_frozen(vgg16, picture):
     assert np.abs(tape.gradient(loss, image)).max() > 0
 
 
-def test_one_layer_may_be_a_string(picture):
-    extractor = nst.build_feature_extractor("block1_conv1", "vgg16", weights=None)
-    assert list(extractor(picture)) == ["block1_conv1"]
+@pytest.mark.parametrize("model", ["resnet50", "mobilenetv2"])
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_other_networks_compute_what_keras_computes(model, pooling, random):
+    """Random weights, unsmoothed, against Keras's own model and preprocessing (with max pooling)."""
+    image = random.uniform(size=(1, 64, 96, 3)).astype(np.float32)
+    extractor = nst.build_feature_extractor(model, pooling=pooling, weights=None, smooth=False)
+    entry, features = nst.MODELS[model], extractor(image)
+    assert set(features) == {entry.content_layer, *entry.style_layers}
+    assert extractor.smallest_side == 32 and "smoothed" not in repr(extractor)
+    network = entry.build(include_top=False, weights=None)
+    network.set_weights(
+        [weight for layer in extractor.network.layers for weight in layer.get_weights()]
+        if len(extractor.network.get_weights()) == len(network.get_weights())
+        else pytest.skip("the cut-off network lacks the last layers' weights")
+    )
+    outputs = {name: network.get_layer(name).output for name in features}
+    expected = keras.Model(network.input, outputs)(entry.preprocess(image * 255))
+    for name in features:
+        same = np.allclose(
+            features[name], expected[name], rtol=1e-3, atol=1e-4 * np.abs(expected[name]).max()
+        )
+        assert same == (pooling == "max" or model == "mobilenetv2" or name == "conv1_relu")
+
+
+def test_smoothing_by_hand():
+    smoothed = nst.smooth_activations(tf.constant([[[[0.0, 1.0]], [[0.5, 0.0]]]]))  # all at most 1: T = 1
+    expected = np.exp([0, 1, 0.5, 0]) / np.exp([0, 1, 0.5, 0]).mean()
+    np.testing.assert_allclose(np.ravel(smoothed), expected, rtol=1e-5)
+    smoothed = nst.smooth_activations(tf.constant([[[[0.0, 30.0]]]], tf.bfloat16))  # T = 10
+    assert smoothed.dtype == tf.float32
+    np.testing.assert_allclose(np.ravel(smoothed), 2 * np.array([1, np.exp(3)]) / (1 + np.exp(3)), rtol=1e-5)
+
+
+def test_residual_networks_are_smoothed_unless_told_otherwise(picture, random):
+    image = random.uniform(size=(1, 64, 64, 3)).astype(np.float32)
+    for model, smooth in (("vgg16", False), ("vgg19", False), ("resnet50", True), ("mobilenetv2", True)):
+        extractor = nst.build_feature_extractor(model, weights=None)
+        assert extractor.smooth == smooth == ("smoothed" in repr(extractor))
+        if smooth:
+            for feature in extractor(image).values():
+                assert float(tf.reduce_mean(feature)) == pytest.approx(1, rel=1e-3)
+                assert float(tf.reduce_min(feature)) > 0
+    assert nst.build_feature_extractor("vgg16", weights=None, smooth=True).smooth
 
 
 def test_random_weights_differ_from_imagenet_s(vgg16, picture):
-    random = nst.build_feature_extractor(LAYERS, "vgg16", weights=None)
+    random = nst.build_feature_extractor("vgg16", weights=None)
     assert not np.allclose(random(picture)["block1_conv1"], vgg16(picture)["block1_conv1"])
     assert "random weights" in repr(random) and "VGG16" in repr(random)
 
@@ -101,14 +144,16 @@ def test_random_weights_differ_from_imagenet_s(vgg16, picture):
     [
         ({"model": "vgg20"}, "vgg20.*Valid models: " + ", ".join(nst.MODELS)),
         ({"pooling": "median"}, "median.*Valid poolings: avg, max"),
-        ({"layers": ["block9_conv1"]}, "block9_conv1.*block1_conv1, .*block5_conv3"),
-        ({"layers": ["block3_conv4"]}, "block3_conv4.*Valid layers of vgg16"),
-        ({"layers": []}, "No layer.*Valid layers"),
+        ({"content_layer": "block9_conv1"}, "block9_conv1.*block1_conv1, .*block5_conv3"),
+        ({"style_layers": {"block3_conv4": 1.0}}, "block3_conv4.*Valid layers of vgg16"),
+        ({"style_layers": {}}, "at least one of style_layers"),
+        ({"style_layers": {"block1_conv1": -1.0}}, "block1_conv1.*at least 0, got -1"),
+        ({"style_layers": ["block1_conv1"]}, "style_layers as a dict"),
     ],
 )
 def test_refuses_unknown_names(wrong, message):
     with pytest.raises(ValueError, match=message):
-        nst.build_feature_extractor(**{"layers": LAYERS, "model": "vgg16", "weights": None, **wrong})
+        nst.build_feature_extractor(**{"model": "vgg16", "weights": None, **wrong})
 
 
 def test_vgg19_from_keras_where_it_can_be_had(monkeypatch, capsys):
@@ -122,9 +167,9 @@ def test_vgg19_from_keras_where_it_can_be_had(monkeypatch, capsys):
                 raise Exception("URL fetch failure on https://address: None -- no route")
         return keras.applications.VGG19(include_top=include_top, weights=None)
 
-    monkeypatch.setitem(nst.MODELS, "vgg19", (build, nst.MODELS["vgg19"][1]))
+    monkeypatch.setitem(nst.MODELS, "vgg19", nst.MODELS["vgg19"]._replace(build=build))
     for reachable in (True, False):
-        extractor = nst.build_feature_extractor(LAYERS)
+        extractor = nst.build_feature_extractor()
         assert extractor.model == ("vgg19" if reachable else "vgg16")
         assert ("no route" in capsys.readouterr().out) == (not reachable)
         assert socket.getdefaulttimeout() is None
@@ -133,14 +178,14 @@ def test_vgg19_from_keras_where_it_can_be_had(monkeypatch, capsys):
 
 def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
     with pytest.raises(ValueError, match="weights file of vgg16.*does not fit"):
-        nst.build_feature_extractor(LAYERS, "vgg16", weights=vgg19_file[0])
+        nst.build_feature_extractor("vgg16", weights=vgg19_file[0])
     with pytest.raises(ValueError, match="weights file of vgg19.*does not fit"):
-        nst.build_feature_extractor(LAYERS, "vgg19", weights=nst.VGG16_WEIGHTS)
+        nst.build_feature_extractor("vgg19", weights=nst.VGG16_WEIGHTS)
     (tmp_path / "text.weights.h5").write_text("no weights")
     with pytest.raises(ValueError, match=r"text\.weights\.h5.*does not fit"):
-        nst.build_feature_extractor(LAYERS, "vgg16", weights=tmp_path / "text.weights.h5")
+        nst.build_feature_extractor("vgg16", weights=tmp_path / "text.weights.h5")
     with pytest.raises(FileNotFoundError, match=r"none\.h5"):
-        nst.build_feature_extractor(LAYERS, "vgg16", weights=tmp_path / "none.h5")
+        nst.build_feature_extractor("vgg16", weights=tmp_path / "none.h5")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +232,7 @@ def run_offline(code, tmp_path):
 def test_offline_vgg16_steps_in_for_vgg19(tmp_path):
     code = (
         "import nst_helpers as nst, numpy as np\n"
-        f"extractor = nst.build_feature_extractor({LAYERS})\n"
+        "extractor = nst.build_feature_extractor()\n"
         "print(extractor.model, sorted(extractor(np.full((1, 32, 32, 3), 0.5))))\n"
     )
     run = run_offline(code, tmp_path)
@@ -200,7 +245,9 @@ def test_offline_vgg16_steps_in_for_vgg19(tmp_path):
 
 
 def test_offline_a_layer_that_vgg16_lacks_is_named(tmp_path):
-    run = run_offline("import nst_helpers as nst; nst.build_feature_extractor(['block5_conv4'])", tmp_path)
+    run = run_offline(
+        "import nst_helpers as nst; nst.build_feature_extractor(content_layer='block5_conv4')", tmp_path
+    )
     assert "ValueError: Unknown layer 'block5_conv4'. Valid layers of vgg16" in run.stderr
 
 
@@ -213,7 +260,7 @@ def test_what_tensorflow_logs_is_shown_if_it_fails():
 @needs_bfloat16
 def test_bfloat16_computes_nearly_the_same(vgg16):
     image = nst.load_image(nst.HERE / "images" / "content" / "brandenburg_gate.jpg", 96)
-    short = nst.build_feature_extractor(LAYERS, "vgg16", precision="bfloat16")
+    short = nst.build_feature_extractor("vgg16", precision="bfloat16")
     assert (vgg16.precision, short.precision) == ("float32", "bfloat16")
     expected, features = vgg16(image), short(image)
     for layer in LAYERS:
@@ -225,7 +272,7 @@ def test_bfloat16_computes_nearly_the_same(vgg16):
 
 def test_no_global_policy_is_changed():
     before = keras.config.dtype_policy().name, keras.config.floatx()
-    nst.build_feature_extractor(LAYERS, "vgg16", weights=None, precision="bfloat16")
+    nst.build_feature_extractor("vgg16", weights=None, precision="bfloat16")
     nst.choose_precision()
     assert (keras.config.dtype_policy().name, keras.config.floatx()) == before == ("float32", "float32")
 
@@ -251,4 +298,4 @@ def test_refuses_an_unknown_precision(precision):
     with pytest.raises(ValueError, match="Valid precisions: auto, float32, bfloat16"):
         nst.choose_precision(precision)
     with pytest.raises(ValueError, match="Valid precisions: float32, bfloat16"):
-        nst.build_feature_extractor(LAYERS, "vgg16", weights=None, precision=precision)
+        nst.build_feature_extractor("vgg16", weights=None, precision=precision)

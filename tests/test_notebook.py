@@ -2,9 +2,14 @@
 
 import ast
 import base64
+import functools
 import io
 import os
 import re
+import signal
+import subprocess
+import sys
+import threading
 
 import nbformat
 import numpy as np
@@ -12,12 +17,15 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+import nst_helpers as nst
 from conftest import ROOT
 
 PATH = ROOT / "neural_style_transfer.ipynb"
 PARAMETERS = {
     "CONTENT_IMAGE": str,
     "STYLE_IMAGE": str,
+    "STYLE_SCALE": float,
+    "COLOURS": str,
     "MODEL": str,
     "IMAGE_SIZE": int,
     "COARSEST": int,
@@ -84,7 +92,7 @@ def test_what_cannot_be_compared_is_followed_by_what_can(notebook):
     assert not ignored[-1]
     for cell, ignore in zip(cells, ignored):
         text = "".join(output.get("text", "") for output in cell.outputs)
-        assert ignore or not re.search(r"\d+%\||seconds|it/s", text), cell.source
+        assert ignore or not re.search(r"\d+%\||seconds|it/s|Took|Expected", text), cell.source
 
 
 def figures(notebook):
@@ -105,8 +113,24 @@ def test_figures_show_something(notebook):
         pixels = np.asarray(picture.convert("RGB"), np.float32)
         assert 300 < picture.width < 1400 and picture.height > 200
         assert pixels.std() > 20
-        if kind == "image/jpeg":
-            assert output.metadata[kind]["alt"]
+        assert output.metadata[kind]["alt"], cell.source
+
+
+def test_the_stored_animation_moves(notebook):
+    (source,) = [
+        found
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        for found in re.findall(
+            r'<img src="data:image/webp;base64,([^"]+)" alt="[^"]+">',
+            str(output.get("data", {}).get("text/html")),
+        )
+    ]
+    with Image.open(io.BytesIO(base64.b64decode(source))) as file:
+        assert file.n_frames > 20
+        first = np.asarray(file.convert("RGB"), np.float32)
+        file.seek(file.n_frames - 1)
+        assert np.abs(np.asarray(file.convert("RGB")) - first).mean() > 10
 
 
 def test_the_stored_result_is_no_photograph(notebook):
@@ -182,9 +206,9 @@ def kernel(tmp_path_factory):
     )
     with client.setup_kernel(env=env):
         kernel = Kernel(client)
-        # Not over the reader's own picture: results of this run go to a folder of its own.
-        save = kernel.cells[kernel.cell_with("result_path =")]
-        save.source = save.source.replace('f"outputs/', f'f"{cache.as_posix()}/outputs/')
+        for cell in kernel.cells:  # not over the reader's own pictures
+            if cell.cell_type == "code":
+                cell.source = cell.source.replace('"outputs/', f'"{cache.as_posix()}/outputs/')
         kernel.printed = kernel.run(**SMALL)
         kernel.outputs = cache / "outputs"
         yield kernel
@@ -203,17 +227,21 @@ def test_leaves_what_a_reader_goes_on_with(kernel):
         assert kind == "float32" and shape[0] == 1 and shape[3] == 3 and max(shape) == 96
         assert 0 <= low < high <= 1
     lengths = kernel.evaluate("{name: len(values) for name, values in history.items()}")
-    assert lengths == dict.fromkeys(
-        ("seconds", "size", "total", "content", "style", "tv"), 2 * SMALL["STEPS"]
-    )
+    assert {"seconds", "size", "total", "content", "style", "tv", "style block1_conv1"} <= set(lengths)
+    assert set(lengths.values()) == {2 * SMALL["STEPS"]}
     names = ("gram_matrix", "content_loss", "style_loss", "total_variation_loss", "stylize")
     assert kernel.evaluate(f"[callable(globals()[name]) for name in {names}]") == [True] * 5
 
 
 def test_saves_the_picture(kernel):
-    (path,) = kernel.outputs.iterdir()
-    assert path.name == "neuschwanstein_castle-church_at_auvers.png"
+    path = kernel.outputs / "neuschwanstein_castle-church_at_auvers.png"
     assert max(Image.open(path).size) == 96
+    recipe = nst.read_recipe(path)
+    assert recipe["call"]["content"] == "images/content/neuschwanstein_castle.jpg"
+    assert recipe["call"]["size"] == 96 and recipe["steps"] == 2 * SMALL["STEPS"]
+    assert {each.name for each in kernel.outputs.iterdir()} == {
+        path.name, path.with_suffix(".webp").name, "from-recipe.png", "contact-sheet.jpg"
+    }  # fmt: skip
 
 
 def test_painting_lowers_the_losses(kernel):
@@ -239,15 +267,61 @@ def test_editing_the_style_weight_and_running_from_there(kernel):
     assert ends[1.0][1] < ends[100.0][1]
 
 
+def test_an_interrupt_of_the_kernel_keeps_the_best_picture(kernel):
+    """A real SIGINT, while the cell that paints the picture runs; the cells below it go on."""
+    cell = kernel.cell_with("stylized_image, history = stylize(")
+    kernel.run(kernel.parameters, cell - 1, STEPS=100_000)
+    number = kernel.evaluate("nst.os.getpid()")
+    threading.Timer(8, os.kill, (number, signal.SIGINT)).start()
+    printed = kernel.run(cell, cell)
+    assert "Stopped after" in printed and "the picture of the least loss so far" in printed
+    shape, steps, first, last = kernel.evaluate(
+        "(stylized_image.shape, len(history['total']), history['total'][0], min(history['total']))"
+    )
+    assert shape == (1, 64, 96, 3) and 1 < steps < 200_000 and last < 0.5 * first
+    kernel.run(cell + 1, kernel.cell_with("result_path ="), STEPS=SMALL["STEPS"])
+    assert nst.read_recipe(kernel.outputs / "neuschwanstein_castle-church_at_auvers.png")["steps"] == steps
+
+
 def test_another_pair_and_size_from_the_parameters(kernel):
     last = kernel.cell_with("stylized_image, history = stylize(")
     kernel.run(
         kernel.parameters,
         last,
         CONTENT_IMAGE="images/content/mont_saint_michel.jpg",
-        STYLE_IMAGE="images/style/great_wave.jpg",
+        STYLE_IMAGE="great_wave.jpg",
+        STYLE_SCALE=2.0,
+        COLOURS="luminance",
         MODEL="vgg16",
         IMAGE_SIZE=80,
         STEPS=3,
     )
     assert kernel.evaluate("stylized_image.shape") == (1, 45, 80, 3)
+
+
+# ---------------------------------------------------------------------------------------------
+# From the command line
+
+
+def test_without_the_cells_that_only_teach_it_makes_the_picture(tmp_path):
+    """The README's two commands: nbconvert leaves cells out, papermill runs the rest."""
+    run = functools.partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, text=True)
+    short, done = tmp_path / "picture.ipynb", tmp_path / "out.ipynb"
+    run(
+        [
+            sys.executable, "-m", "nbconvert", "--to", "notebook", f"--output={short}", str(PATH),
+            "--TagRemovePreprocessor.enabled=True", "--TagRemovePreprocessor.remove_cell_tags=teaching",
+        ]
+    )  # fmt: skip
+    full, kept = (code_cells(nbformat.read(path, as_version=4)) for path in (PATH, short))
+    assert 15 < len(kept) < 0.6 * len(full)
+    assert not any("teaching" in cell.metadata.get("tags", []) for cell in kept)
+    values = {**SMALL, "STYLE_IMAGE": "great_wave.jpg", "CONTENT_IMAGE": "mont_saint_michel.jpg"}
+    values["MODEL"] = "vgg16"
+    options = [word for name, value in values.items() for word in ("-p", name, str(value))]
+    (tmp_path / "images").symlink_to(ROOT / "images")
+    run([sys.executable, "-m", "papermill", str(short), str(done), "--cwd", str(tmp_path), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert max(Image.open(tmp_path / "outputs" / "mont_saint_michel-great_wave.png").size) == 96
+    for cell in code_cells(nbformat.read(done, as_version=4)):
+        assert not [output for output in cell.outputs if output.output_type == "error"]

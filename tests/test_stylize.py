@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import nst_helpers as nst
-from conftest import needs_bfloat16
+from conftest import STYLE_LAYERS, needs_bfloat16
 
 WEIGHTS = {"content_weight": 1.0, "style_weight": 100.0, "tv_weight": 1.0}
 
@@ -24,7 +24,8 @@ def test_returns_picture_and_history(defined, pair):
     image, history = defined.stylize(*pair, steps=12, **WEIGHTS)
     assert image.shape == pair[0].shape and image.dtype == np.float32
     assert image.min() >= 0 and image.max() <= 1
-    assert set(history) == {"seconds", "size", "total", "content", "style", "tv"}
+    by_layer = [f"style {layer}" for layer in STYLE_LAYERS]
+    assert set(history) == {"seconds", "size", "total", "content", "style", "tv", *by_layer}
     assert set(history["size"]) == {64}
     assert {len(values) for values in history.values()} == {12}
     assert history["seconds"] == sorted(history["seconds"]) and history["seconds"][0] >= 0
@@ -32,6 +33,7 @@ def test_returns_picture_and_history(defined, pair):
     # the three are unweighted
     total = np.dot(list(WEIGHTS.values()), [history["content"], history["style"], history["tv"]])
     np.testing.assert_allclose(history["total"], total, rtol=1e-5)
+    np.testing.assert_allclose(history["style"], sum(np.array(history[n]) for n in by_layer), rtol=1e-5)
     for image, copy in zip(pair, before):
         np.testing.assert_array_equal(image, copy)
 
@@ -42,7 +44,7 @@ def test_history_starts_at_the_photograph(defined, pair):
     features = defined.extractor(pair[0])
     assert history["content"][0] == pytest.approx(0, abs=1e-6)
     assert history["style"][0] == pytest.approx(
-        float(defined.style_loss(features, grams, defined.STYLE_LAYERS)), rel=1e-4
+        float(defined.style_loss(features, grams, STYLE_LAYERS)), rel=1e-4
     )
     vertical, horizontal = np.abs(np.diff(pair[0], axis=1)), np.abs(np.diff(pair[0], axis=2))
     assert history["tv"][0] == pytest.approx(vertical.mean() + horizontal.mean(), rel=1e-5)
@@ -83,7 +85,12 @@ def test_every_size_gets_its_steps_from_coarse_to_fine(defined):
     style = nst.load_image(folder / "style" / "church_at_auvers.jpg", 96)
     seen = []
     image, history = defined.stylize(
-        content, style, steps=4, coarsest=48, callback=lambda *each: seen.append(each), **WEIGHTS
+        content,
+        style,
+        steps=4,
+        coarsest=48,
+        callback=lambda now: seen.append((now.step, now.image)),
+        **WEIGHTS,
     )
     assert image.shape == content.shape
     assert history["size"] == [48] * 4 + [96] * 4
@@ -126,13 +133,16 @@ def test_resized_keeps_flat_colours_and_averages_stripes(defined):
     ],
 )
 def test_scales_by_hand(size, coarsest, expected):
-    square = np.zeros((1, 512, 512, 3))
-    assert nst.scales(np.zeros((1, *size, 3)), square, coarsest, 16) == expected
+    square = nst.Style(np.zeros((1, 512, 512, 3)))
+    assert nst.scales(np.zeros((1, *size, 3)), [square], coarsest, 16) == expected
 
 
 def test_scales_mind_a_small_style():
     large, small = np.zeros((1, 512, 512, 3)), np.zeros((1, 40, 90, 3))
-    assert nst.scales(large, small, 64, 16) == [1]
+    assert nst.scales(large, [nst.Style(small)], 64, 16) == [1]
+    assert nst.scales(large, [nst.Style(large), nst.Style(small)], 64, 16) == [1]
+    assert nst.scales(large, [nst.Style(small, scale=2)], 64, 16) == [0.5, 1]
+    assert nst.scales(large, [nst.Style(large, scale=0.1)], 64, 16) == [1]
 
 
 def test_lbfgs_ends_below_adam(defined, pair):
@@ -145,7 +155,7 @@ def test_lbfgs_ends_below_adam(defined, pair):
 
 @needs_bfloat16
 def test_bfloat16_ends_where_float32_does(defined, pair):
-    short = nst.build_feature_extractor(defined.LAYERS, "vgg16", precision="bfloat16")
+    short = nst.build_feature_extractor("vgg16", precision="bfloat16")
     ends = []
     for extractor in (defined.extractor, short):
         image, _ = defined.stylize(*pair, steps=60, extractor=extractor, **WEIGHTS)
@@ -237,16 +247,24 @@ def test_takes_numbers_of_any_type(defined, pair, number):
     assert history["total"][0] == pytest.approx(3 * (history["style"][0] + history["tv"][0]), rel=1e-4)
 
 
-def test_paints_through_vgg19(defined, pair):
-    vgg19 = nst.build_feature_extractor([*defined.STYLE_LAYERS, defined.CONTENT_LAYER], "vgg19", weights=None)
-    _, history = defined.stylize(*pair, steps=8, extractor=vgg19, **WEIGHTS)
+@pytest.mark.parametrize("model", nst.MODELS)
+def test_paints_through_every_network(defined, pair, model):
+    """With random weights: at its own default layers, smoothed where the network needs it."""
+    extractor = nst.build_feature_extractor(model, weights=None)
+    images = [defined.resized(image, 1.5) for image in pair]  # 96 pixels
+    _, history = defined.stylize(*images, steps=8, coarsest=96, extractor=extractor, **WEIGHTS)
     assert history["total"][-1] < history["total"][0]
+    assert {name for name in history if name.startswith("style ")} == {
+        f"style {layer}" for layer in nst.MODELS[model].style_layers
+    }
 
 
-def test_refuses_an_extractor_without_the_content_layer(defined, pair):
-    shallow = nst.build_feature_extractor(list(defined.STYLE_LAYERS), "vgg16", weights=None)
+def test_refuses_layers_that_the_extractor_does_not_return(defined, pair):
+    shallow = nst.build_feature_extractor(
+        "vgg16", content_layer="block1_conv2", style_layers={"block1_conv1": 1.0}, weights=None
+    )
     with pytest.raises(ValueError, match="'block4_conv2' is not among.*block1_conv1.*Name it when building"):
-        defined.stylize(*pair, steps=1, extractor=shallow, **WEIGHTS)
+        defined.stylize(*pair, content_layer="block4_conv2", steps=1, extractor=shallow, **WEIGHTS)
 
 
 def test_another_weight_compiles_nothing(defined, pair):
@@ -259,7 +277,7 @@ def test_another_weight_compiles_nothing(defined, pair):
 def test_the_callback_sees_every_step(defined, pair):
     seen = []
     image, _ = defined.stylize(
-        *pair, steps=3, callback=lambda step, now: seen.append((step, now.numpy())), **WEIGHTS
+        *pair, steps=3, callback=lambda now: seen.append((now.step, now.image.numpy())), **WEIGHTS
     )
     assert [step for step, _ in seen] == [1, 2, 3]
     np.testing.assert_array_equal(seen[-1][1], image)
