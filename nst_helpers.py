@@ -1156,13 +1156,14 @@ class Progress:
         history: The losses so far, as `stylize` returns them.
         done: The share of the work that is done, 0 to 1, each step counted by its pixels.
         stopped: Whether the run was interrupted.
+        expected: What `expect` measured: `seconds` and `gigabytes`; empty for a quiet run.
     """
 
     def __init__(
         self,
         callback: Callable[["Progress"], None] | None = None,
         quiet: bool = False,
-        weights: Mapping[str, float] = {"content": 1.0, "style": 1.0, "tv": 1.0},  # noqa: B006 (read only)
+        weights: Mapping[str, float] = {"content": 1.0, "style": 1.0, "tv": 1.0},
         finish: Callable[[Any], Any] = lambda image: image,
     ):
         """Prepares to show a run.
@@ -1178,7 +1179,8 @@ class Progress:
         self.step, self.history, self.done, self.stopped = 0, {}, 0.0, False
         self._live = is_live() and not quiet
         self._image = self._bar = self._picture = self._curves = None
-        self._work, self._began, self._expected = 0, None, 0.0
+        self.expected: dict[str, float] = {}
+        self._work, self._began = 0, None
         self._next = {"picture": 0.0, "curves": 0.0}
 
     @property
@@ -1203,6 +1205,7 @@ class Progress:
         self._work = steps * sum(_pixels(image) for image, _ in levels)
         if self.quiet:
             return
+        seconds = 0.0
         with _peak_memory() as peak:
             for image, evaluate in levels:
                 trial = optimizer(evaluate, tf.convert_to_tensor(image), 3, learning_rate)
@@ -1210,11 +1213,11 @@ class Progress:
                 start = time.perf_counter()
                 for moved, _ in trial:
                     moved.numpy()  # waits for it
-                self._expected += steps * (time.perf_counter() - start) / 2
-            memory = peak()
+                seconds += steps * (time.perf_counter() - start) / 2
+            self.expected = {"seconds": seconds, "gigabytes": peak() / 1e9}
         sizes = " and ".join(f"{image.shape[2]} x {image.shape[1]}" for image, _ in levels)
         print(
-            f"Expected: {_duration(self._expected)} and {memory / 1e9:.1f} GB of memory "
+            f"Expected: {_duration(seconds)} and {self.expected['gigabytes']:.1f} GB of memory "
             f"({steps} steps at {sizes}, on {describe_device()})."
         )
 
@@ -1291,7 +1294,7 @@ class Progress:
         if self.quiet:
             return
         took = f"{words} {_duration(time.perf_counter() - self._began)}"
-        expected = f" (expected: {_duration(self._expected)})" if self._expected else ""
+        expected = f" (expected: {_duration(self.expected['seconds'])})" if self.expected else ""
         if self.stopped:
             print(
                 f"{took} and {self.step} steps: here is the picture of the least loss so far, with its "
@@ -1635,11 +1638,9 @@ class _Panel:
         wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
         defaults = {n: p.default for n, p in inspect.signature(paint).parameters.items()}
         self.files, uploads = {}, []
-        for kind in ("content", "style"):
+        for kind, words in (("content", "Upload a photograph"), ("style", "Upload a painting")):
             self.files[kind] = widgets.Dropdown(description=kind, options=self._names(kind), **wide)
-            upload = widgets.FileUpload(
-                accept="image/*", description=f"Upload a {kind}", layout={"width": "420px"}
-            )
+            upload = widgets.FileUpload(accept="image/*", description=words, layout={"width": "420px"})
             upload.observe(functools.partial(self._upload, kind), "value")
             uploads.append(upload)
         sizes = sorted({96, 128, 256, 384, 512, 768, 1024, defaults["size"]})
@@ -1676,14 +1677,14 @@ class _Panel:
             (self.save, self._on_save),
         ):
             button.on_click(action)
-        self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "100%"})
-        self.says = widgets.HTML("Choose, and press Run.")
+        self.bar = widgets.FloatProgress(min=0, max=1, layout={"width": "512px"})
+        self.says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
         self.call = widgets.HTML()
         self.picture = widgets.Image(format="jpeg", layout={"width": "512px"})
         content, style = self.files.values()
         chosen = [content, uploads[0], style, uploads[1], self.size, self.network, self.colours]
         left = widgets.VBox([*chosen, *self.weights.values(), widgets.HBox([self.run, self.stop, self.save])])
-        right = widgets.VBox([self.picture, self.bar, self.says])
+        right = widgets.VBox([self.picture, self.bar, self.says], layout={"min_width": "540px"})
         self.box = widgets.VBox([widgets.HBox([left, right]), self.call])
         self.box.add_class("nst-panel")
         content.observe(lambda _: self._preview(), "value")
@@ -1760,10 +1761,11 @@ class _Panel:
         if self._stop.is_set():
             raise KeyboardInterrupt
         start = time.perf_counter()
-        self._began = self._began or start
-        if start > self._shown:
+        if self._began is None:  # the first step compiles: the clock starts after it
+            self._began = start, now.done
+        elif start > self._shown:
             self.bar.value = now.done
-            left = (start - self._began) * (1 - now.done) / now.done
+            left = (start - self._began[0]) * (1 - now.done) / (now.done - self._began[1])
             losses = ", ".join(f"{name} {now.history[name][-1]:.4g}" for name in _LOSSES)
             self._say(f"Step {now.step}, about {_duration(left)} left; {losses}")
             self.picture.value = _encoded(now.image, 512)

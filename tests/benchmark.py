@@ -1,10 +1,11 @@
 """Measures the notebook's own code on the default pair of pictures, and prints Markdown tables.
 
     .venv/bin/python tests/benchmark.py            # everything, some 40 minutes on two cores
-    .venv/bin/python tests/benchmark.py steps      # one table: reach, precondition, steps, start or sizes
+    .venv/bin/python tests/benchmark.py steps      # one table: reach, precondition, steps, start, sizes or watching
 
 Each figure comes from a process of its own; times are medians of three of them, but for the
-reference (the median of its 1000 steps, times 1000) and for 1024 pixels (one run). Close other
+reference (the median of its 1000 steps, times 1000), for 1024 pixels (one run) and for the cost of
+watching (medians of three runs in one process). Close other
 programs first. Needs Linux or macOS (for the peak memory).
 
 The reference is the recipe of TensorFlow's own tutorial on neural style transfer: one size,
@@ -16,6 +17,7 @@ leaves out what it takes to start; ours includes computing the targets and compi
 """
 
 import argparse
+import base64
 import contextlib
 import itertools
 import json
@@ -44,8 +46,7 @@ def load(precision="float32", size=512):
     from conftest import defined_in, nst
 
     nb = nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
-    layers = defined_in(nb, None).LAYERS
-    defined = defined_in(nb, nst.build_feature_extractor(layers, MODEL, precision=precision))
+    defined = defined_in(nb, nst.build_feature_extractor(MODEL, precision=precision))
     pictures = [nst.load_image(ROOT / path, size) for path in (defined.CONTENT_IMAGE, defined.STYLE_IMAGE)]
     # The size is exact: a picture with too few pixels is enlarged.
     pictures = [defined.resized(picture, size / max(picture.shape)) for picture in pictures]
@@ -85,19 +86,20 @@ def reach(precision, target):
     class Enough(Exception):
         pass
 
-    def keep(step, image):
-        kept.append((time.perf_counter() - began, image))
+    def keep(now):
+        kept.append((time.perf_counter() - began, now.image))
         if history["total"][-1] < 0.99 * target:
             raise Enough
 
     half = [defined.resized(picture, 0.5) for picture in (content, style)]
-    smaller, _ = defined.stylize(*half)
+    smaller, _ = defined.stylize(*half, quiet=True)
     start = defined.start_of_next(content, defined.tf.constant(smaller), half[0])
     evaluate = defined.objective(content, style, weights)
     history = defined.defaultdict(list)
+    progress = defined.nst.Progress(keep, quiet=True)
     with contextlib.suppress(Enough):
-        defined.descend(defined.lbfgs, evaluate, start, 400, history, keep)
-    exact = defined.nst.build_feature_extractor(defined.LAYERS, MODEL)
+        defined.descend(defined.lbfgs, evaluate, start, 400, history, progress)
+    exact = defined.nst.build_feature_extractor(MODEL)
     judge = defined.objective(content, style, weights, extractor=exact)
     for steps, ((seconds, image), total) in enumerate(zip(kept, history["total"][1:]), start=1):
         if total < 1.01 * target and float(judge(image)[0]["total"]) <= target:
@@ -109,10 +111,10 @@ def end(precision):
     """The default recipe's seconds, and the float32 loss of its picture."""
     defined, content, style, weights = load(precision)
     start = time.perf_counter()
-    image, _ = defined.stylize(content, style)
+    image, _ = defined.stylize(content, style, quiet=True)
     seconds = time.perf_counter() - start
     defined.nst.save_image(image, ROOT / "outputs" / f"benchmark-{precision}.png")
-    exact = defined.nst.build_feature_extractor(defined.LAYERS, MODEL)
+    exact = defined.nst.build_feature_extractor(MODEL)
     judge = defined.objective(content, style, weights, extractor=exact)
     return {"seconds": seconds, "loss": float(judge(defined.tf.constant(image))[0]["total"])}
 
@@ -130,7 +132,8 @@ def precondition(kind):
     elif kind == "frequencies only":
         names["preconditioner"] = lambda v, gain: full(tf.ones_like(v), gain)
     history = defined.defaultdict(list)
-    defined.descend(optimizer, defined.objective(content, style, weights), content, 101, history)
+    quiet = defined.nst.Progress(quiet=True)
+    defined.descend(optimizer, defined.objective(content, style, weights), content, 101, history, quiet)
     return {"loss": history["total"][100]}
 
 
@@ -142,7 +145,7 @@ def step(precision):
     evaluate(content)
     losses_and_gradient = milliseconds(lambda: evaluate(content)[1])
     history = defined.defaultdict(list)
-    defined.descend(defined.lbfgs, evaluate, content, 40, history)
+    defined.descend(defined.lbfgs, evaluate, content, 40, history, defined.nst.Progress(quiet=True))
     seconds = history["seconds"][15:]  # from here on with all ten pairs
     whole = 1000 * statistics.median(b - a for a, b in itertools.pairwise(seconds))
 
@@ -188,20 +191,46 @@ def first_step():
     marks["choosing the precision"] = time.time() - began
     defined, content, style, _ = load(precision)
     marks["network and pictures"] = time.time() - began
-    defined.stylize(content, style, steps=1, coarsest=512)
+    defined.stylize(content, style, steps=1, coarsest=512, quiet=True)
     marks["targets, compiling, first step"] = time.time() - began
     return marks
 
 
 def size(pixels):
-    """Seconds and peak memory of the default recipe at a size."""
+    """Seconds and peak memory of the default recipe at a size: as expected, and as they were."""
     defined, content, style, _ = load(best_precision(), pixels)
-    start = time.perf_counter()
-    defined.stylize(content, style)
-    seconds = time.perf_counter() - start
+    expected = {}
+    _, history = defined.stylize(content, style, callback=lambda now: expected.update(now.expected))
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"seconds": seconds, "gigabytes": peak / 1e9, "height": content.shape[1]}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {
+        "expected seconds": expected["seconds"],
+        "seconds": history["seconds"][-1],
+        "expected gigabytes": expected["gigabytes"],
+        "gigabytes": peak,
+        "height": content.shape[1],
+    }
+
+
+def watched(pixels):
+    """The seconds of a run with everything drawn that somebody would see, over those of a quiet one.
+
+    What it leaves out is the time of the browser.
+    """
+    defined, content, style, _ = load(best_precision(), pixels)
+    drawn = []
+
+    class Handle:
+        def update(self, picture):
+            drawn.append(len(base64.b64encode(picture.data)))
+
+    defined.nst.is_live, defined.nst.display = lambda: True, lambda *_, **__: Handle()
+    seconds = {True: [], False: []}
+    for quiet in (True, True, False, False, True, False, True):
+        _, history = defined.stylize(content, style, quiet=quiet)
+        seconds[quiet].append(history["seconds"][-1])
+    ratio = statistics.median(seconds[False]) / statistics.median(seconds[True][1:])
+    return {"ratio": ratio, "pictures": len(drawn) / 3}
 
 
 def best_precision():
@@ -275,11 +304,22 @@ def tables(wanted):
         table(("after", "seconds"), *((name, f"{mark:.1f}") for name, mark in marks.items()))
     if "sizes" in wanted:
         print("### The default recipe at three sizes, in the precision that is chosen\n")
-        rows = [("pixels", "seconds", "peak memory")]
+        off = "off by"
+        rows = [("pixels", "expected", "seconds", off, "expected", "peak memory", off)]
         for pixels in (256, 512, 1024):
             took = measured(size, pixels, runs=RUNS if pixels < 1000 else 1)
-            cells = f"{took['seconds']:.0f}", f"{took['gigabytes']:.1f} GB"
-            rows.append((f"{pixels} x {took['height']:.0f}", *cells))
+            cells = [f"{pixels} x {took['height']:.0f}"]
+            for what, form in (("seconds", "{:.0f}"), ("gigabytes", "{:.1f} GB")):
+                expected, real = took[f"expected {what}"], took[what]
+                cells += [form.format(expected), form.format(real), f"{expected / real - 1:+.0%}"]
+            rows.append(cells)
+        table(*rows)
+    if "watching" in wanted:
+        print("### What the bar, the picture and the curves cost\n")
+        rows = [("pixels", "pictures and curves drawn", "time, over a quiet run")]
+        for pixels in (256, 512):
+            took = measured(watched, pixels, runs=1)
+            rows.append((pixels, f"{took['pictures']:.0f}", f"{took['ratio']:.3f}"))
         table(*rows)
 
 
@@ -296,7 +336,7 @@ def processor():
 
 
 def main():
-    names = ("reach", "precondition", "steps", "start", "sizes")
+    names = ("reach", "precondition", "steps", "start", "sizes", "watching")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[*names, []], help="which tables; all by default")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)

@@ -296,7 +296,7 @@ def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown):
 
 @pytest.mark.parametrize("images, titles", [([], []), ([np.zeros((2, 2, 3))], ["a", "b"])])
 def test_show_images_refuses(images, titles):
-    with pytest.raises(ValueError, match=f"got {len(images)} images and {len(titles)} titles"):
+    with pytest.raises(ValueError, match=f"got {len(images)} images, {len(titles)} titles"):
         nst.show_images(images, titles)
 
 
