@@ -322,7 +322,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
                 f"Expected a file name ending in .png, to keep the recipe in, got {path.name!r}."
             )
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1, default=float))
+        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1, default=_plain))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
     return path
@@ -360,11 +360,11 @@ class Style(NamedTuple):
 
     Attributes:
         image: RGB in [0, 1], shape `(1, height, width, 3)`.
-        weight: What its part of the style loss is multiplied with. Those of styles that are blended
+        weight: What its part of the style loss is multiplied by. Those of styles that are blended
             should add up to 1.
         mask: In [0, 1], shape `(1, height, width, 1)` or `(height, width)`, of the content's height
             and width: where in the picture it counts. None: everywhere.
-        scale: What the image's height and width are multiplied with before it is looked at: 2 makes
+        scale: What the image's height and width are multiplied by before it is looked at: 2 makes
             the strokes larger, 0.5 smaller.
     """
 
@@ -409,9 +409,11 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
     Args:
         style: The path or the name of an image; or a dict with that as `image` and, if need be,
             `weight`, `mask` (the path or name of a mask's file) and `scale`, see `Style`; or a list
-            of either. Those in a list without a weight are blended in equal parts.
+            of either. Those without weight and mask are blended in equal parts; a mask without a
+            weight counts fully.
         content_image: The picture that masks are for, shape `(1, height, width, 3)`.
-        size: Longest side of an image at most, in pixels.
+        size: Longest side of an image at most, in pixels, before its scale is applied. (For a scale
+            above 1, more pixels of the file are read, if it has them.)
 
     Returns:
         The styles.
@@ -423,7 +425,7 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
     """
     given = list(style) if isinstance(style, (list, tuple)) else [style]
     given = [dict(each) if isinstance(each, Mapping) else {"image": each} for each in given]
-    bare = sum("weight" not in each for each in given)
+    bare = sum(not {"weight", "mask"} & set(each) for each in given)
     styles = []
     for each in given:
         if "image" not in each or not set(each) <= set(Style._fields):
@@ -431,9 +433,17 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
                 f"Expected a style as a file's name, or as a dict with 'image' and any of "
                 f"{', '.join(Style._fields[1:])}, got {each}."
             )
-        mask = each.get("mask")
-        each = {"weight": 1 / max(bare, 1), **each, "image": load_image(each["image"], size)}
-        styles.append(Style(**{**each, "mask": None if mask is None else load_mask(mask, content_image)}))
+        mask, scale = each.get("mask"), each.get("scale", 1.0)
+        _check_above_0(scale, "the scale of a style", "0.5 to 2 are usual.")
+        image = load_image(each["image"], round(size * max(1, scale)))
+        styles.append(
+            Style(
+                image,
+                each.get("weight", 1.0 if mask is not None else 1 / max(bare, 1)),
+                None if mask is None else load_mask(mask, content_image),
+                scale * max(load_image(each["image"], size).shape) / max(image.shape),
+            )
+        )
     return styles
 
 
@@ -512,6 +522,11 @@ def make_recipe(
             "numpy": np.__version__,
         },
     }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as what it does: numbers of NumPy, tensors, paths."""
+    return str(value) if isinstance(value, Path) else np.asarray(value).tolist()
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -1304,7 +1319,7 @@ class Progress:
             print(f"{took}{expected}.")
 
     def _refresh(self, last: bool = False) -> None:
-        """Refreshes the picture and the curves, each when 25 times what that costs has gone by."""
+        """Refreshes the picture and the curves, each when 50 times what that costs has gone by."""
         for name, handle, draw in (
             ("picture", self._picture, lambda: _encoded(self.image, 512)),
             ("curves", self._curves, lambda: _as_png(_curves(self.history, self.weights), 72)),
@@ -1313,7 +1328,7 @@ class Progress:
             if (last or start > self._next[name]) and (name == "picture" or self.step > 1):
                 handle.update(DisplayedImage(draw()))
                 end = time.perf_counter()
-                self._next[name] = end + max(0.3, 25 * (end - start))
+                self._next[name] = end + max(0.3, 50 * (end - start))
 
 
 _LOSSES = ("content", "style", "tv", "total")
@@ -1364,7 +1379,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     pictures = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
     path.parent.mkdir(parents=True, exist_ok=True)
     times = [round(1000 * seconds / len(pictures))] * (len(pictures) - 1) + [2000]
-    options = {"quality": 70} if path.suffix.lower() == ".webp" else {}
+    options = {"quality": 60} if path.suffix.lower() == ".webp" else {}
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, **options)
     return path
 
@@ -1463,7 +1478,7 @@ def show_images(
     if caption:
         figure.supxlabel(textwrap.fill(caption, int(11 * figure.get_figwidth())), fontsize=11, style="italic")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 88})
+    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(buffer.getvalue())
@@ -1482,7 +1497,7 @@ def plot_history(history: Mapping[str, Sequence[float]], weights: Mapping[str, f
         history: Equally long lists: `size` (the picture's longest side in pixels), `total`,
             `content`, `style` and `tv`, the last three unweighted, and `style <layer>`, what each
             layer adds to the style loss.
-        weights: From `content`, `style` and `tv` to what each was multiplied with.
+        weights: From `content`, `style` and `tv` to what each was multiplied by.
 
     Raises:
         ValueError: If a list is missing or empty.
@@ -1573,7 +1588,8 @@ def plot_bars(
     """Draws groups of bars.
 
     Args:
-        groups: From what stands below a group to its bars, each with its name: the same in all groups.
+        groups: From what stands below a group to its bars, each with its name: the same in all groups,
+            three at most.
         title: The figure's title.
         label: What the bars measure.
         log: Whether the axis is logarithmic.
@@ -1585,7 +1601,7 @@ def plot_bars(
         positions = np.arange(len(groups)) + 0.27 * (index - (len(names) - 1) / 2)
         heights = [group[name] for group in groups.values()]
         bars = axis.bar(positions, heights, 0.25, color=color, hatch=hatch, edgecolor="white", label=name)
-        axis.bar_label(bars, fmt="%.3g", fontsize=9)
+        axis.bar_label(bars, fmt="%.2g", fontsize=8)
     if log:
         axis.set_yscale("log")
     axis.set_ylim(top=axis.get_ylim()[1] * (2 if log else 1.1))
@@ -1724,6 +1740,10 @@ class _Panel:
         settings |= {"size": self.size.value, "colours": self.colours.value}
         names = [self.files[kind].value for kind in ("content", "style")]
         words = [*map(repr, names), *(f"{name}={value!r}" for name, value in settings.items())]
+        if self.network.value != self._first.model:
+            words.append(
+                f"extractor=nst.build_feature_extractor({self.network.value!r}, precision=precision)"
+            )
         self.call.value = f"<code>image, history, recipe = paint({html.escape(', '.join(words))})</code>"
         threading.Thread(target=self._work, args=(names, settings), daemon=True).start()
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_followed_by_what_can(notebook):
     assert not ignored[-1]
     for cell, ignore in zip(cells, ignored):
         text = "".join(output.get("text", "") for output in cell.outputs)
-        assert ignore or not re.search(r"\d+%\||seconds|it/s|Took|Expected", text), cell.source
+        assert ignore or not re.search(r"\d+%\||\d s\b|it/s|Took|Expected", text), cell.source
 
 
 def figures(notebook):
@@ -270,16 +270,17 @@ def test_editing_the_style_weight_and_running_from_there(kernel):
 def test_an_interrupt_of_the_kernel_keeps_the_best_picture(kernel):
     """A real SIGINT, while the cell that paints the picture runs; the cells below it go on."""
     cell = kernel.cell_with("stylized_image, history = stylize(")
-    kernel.run(kernel.parameters, cell - 1, STEPS=100_000)
-    number = kernel.evaluate("nst.os.getpid()")
+    number, source = kernel.evaluate("nst.os.getpid()"), kernel.cells[cell].source
+    kernel.cells[cell].source = source.replace("callback=keep_frame", "steps=100_000")
     threading.Timer(8, os.kill, (number, signal.SIGINT)).start()
     printed = kernel.run(cell, cell)
+    kernel.cells[cell].source = source
     assert "Stopped after" in printed and "the picture of the least loss so far" in printed
     shape, steps, first, last = kernel.evaluate(
         "(stylized_image.shape, len(history['total']), history['total'][0], min(history['total']))"
     )
     assert shape == (1, 64, 96, 3) and 1 < steps < 200_000 and last < 0.5 * first
-    kernel.run(cell + 1, kernel.cell_with("result_path ="), STEPS=SMALL["STEPS"])
+    kernel.run(cell + 1, kernel.cell_with("result_path ="))
     assert nst.read_recipe(kernel.outputs / "neuschwanstein_castle-church_at_auvers.png")["steps"] == steps
 
 
@@ -314,7 +315,7 @@ def test_without_the_cells_that_only_teach_it_makes_the_picture(tmp_path):
         ]
     )  # fmt: skip
     full, kept = (code_cells(nbformat.read(path, as_version=4)) for path in (PATH, short))
-    assert 15 < len(kept) < 0.6 * len(full)
+    assert 15 < len(kept) < 0.4 * len(full)
     assert not any("teaching" in cell.metadata.get("tags", []) for cell in kept)
     values = {**SMALL, "STYLE_IMAGE": "great_wave.jpg", "CONTENT_IMAGE": "mont_saint_michel.jpg"}
     values["MODEL"] = "vgg16"
