@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import signal
 import socket
 import sys
 import tempfile
@@ -182,7 +183,7 @@ def find_images(folder: str | Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
 
 
-def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
+def load_image(path: str | Path, max_size: int = 512, kind: str | None = None) -> np.ndarray:
     """Reads a picture in any format and colour mode that Pillow reads.
 
     The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and
@@ -194,6 +195,8 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
             looked for in the folders in `images/`.
         max_size: Longest side of the result at most, in pixels. The aspect ratio is kept; a
             smaller picture is not enlarged.
+        kind: The folder in `images/` in which a bare name is looked for first: `"content"`,
+            `"style"` or `"masks"`.
 
     Returns:
         float32 RGB in [0, 1], shape `(1, height, width, 3)`.
@@ -201,10 +204,15 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
         PermissionError: If the file may not be read.
-        ValueError: If the file is no picture, is damaged or has too many pixels for Pillow, or if
-            `max_size` is not a positive integer.
+        ValueError: If the file is no picture, is damaged or has too many pixels for Pillow, if `path`
+            is no name, or if `max_size` is not a positive integer.
     """
-    path = _located(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(
+            f"Expected the path or the name of a picture's file, got {type(path).__name__}. "
+            "Pictures that are arrays already go to stylize as they are."
+        )
+    path = _located(path, kind)
     if isinstance(max_size, bool) or not isinstance(max_size, (int, np.integer)) or max_size < 1:
         raise ValueError(f"max_size must be a positive whole number of pixels, got {max_size!r}.")
     if path.is_dir():
@@ -241,11 +249,14 @@ def load_image(path: str | Path, max_size: int = 512) -> np.ndarray:
     return np.asarray(picture, np.float32)[np.newaxis] / 255
 
 
-def _located(path: str | Path) -> Path:
+def _located(path: str | Path, kind: str | None) -> Path:
     """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
     path = Path(path).expanduser()
-    found = sorted(IMAGES.glob(f"*/{path.name}")) if path == Path(path.name) and path.name else []
-    return found[0] if found and not path.exists() else path
+    if path != Path(path.name) or not path.name or path.exists() or not IMAGES.is_dir():
+        return path
+    folders = sorted(IMAGES.iterdir(), key=lambda folder: (folder.name != kind, folder.name))
+    found = (folder / path.name for folder in folders if (folder / path.name).is_file())
+    return next(found, path)
 
 
 def _contents(folder: Path) -> str:
@@ -322,7 +333,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
                 f"Expected a file name ending in .png, to keep the recipe in, got {path.name!r}."
             )
         options["pnginfo"] = PngImagePlugin.PngInfo()
-        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1, default=_plain))
+        options["pnginfo"].add_itxt(_RECIPE, json.dumps(recipe, indent=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.uint8(np.rint(pixels[0] * 255))).save(path, **options)
     return path
@@ -344,7 +355,7 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
         ValueError: If the file is no picture, or its proportions differ from the picture's.
     """
     height, width = content_image.shape[1:3]
-    mask = load_image(path, max(height, width))
+    mask = load_image(path, max(height, width), "masks")
     rows, columns = mask.shape[1:3]
     if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
         raise ValueError(
@@ -386,7 +397,7 @@ def as_styles(style: Any) -> list[Style]:
 
     Raises:
         ValueError: If there is none, an image or a mask is of the wrong shape or range, a mask is
-            all black, the weights are negative, not finite or all 0, or a scale is not above 0.
+            all black, the weights are negative, not finite or all 0, or a scale is not above 0, or above 8.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
     given = list(style) if many else [style]
@@ -395,7 +406,7 @@ def as_styles(style: Any) -> list[Style]:
     names = [f"style {n}" if many else "style_image" for n in range(1, len(styles) + 1)]
     check_weights({name: each.weight for name, each in zip(names, styles)}, "the styles' weights")
     for name, each in zip(names, styles):
-        _check_above_0(each.scale, f"the scale of {name}", "0.5 to 2 are usual.")
+        _check_scale(each.scale, f"the scale of {name}")
     return [
         each._replace(image=check_image(each.image, name), mask=_as_mask(each.mask, f"the mask of {name}"))
         for name, each in zip(names, styles)
@@ -423,7 +434,8 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
         ValueError: If a file is no picture, a mask's proportions are not the picture's, or a dict
             has no `image` or another key than these.
     """
-    given = list(style) if isinstance(style, (list, tuple)) else [style]
+    many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
+    given = list(style) if many else [style]
     given = [dict(each) if isinstance(each, Mapping) else {"image": each} for each in given]
     bare = sum(not {"weight", "mask"} & set(each) for each in given)
     styles = []
@@ -434,14 +446,14 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
                 f"{', '.join(Style._fields[1:])}, got {each}."
             )
         mask, scale = each.get("mask"), each.get("scale", 1.0)
-        _check_above_0(scale, "the scale of a style", "0.5 to 2 are usual.")
-        image = load_image(each["image"], round(size * max(1, scale)))
+        _check_scale(scale, "the scale of a style")
+        image = load_image(each["image"], round(size * max(1, scale)), "style")
         styles.append(
             Style(
                 image,
                 each.get("weight", 1.0 if mask is not None else 1 / max(bare, 1)),
                 None if mask is None else load_mask(mask, content_image),
-                scale * max(load_image(each["image"], size).shape) / max(image.shape),
+                scale * max(load_image(each["image"], size, "style").shape) / max(image.shape),
             )
         )
     return styles
@@ -494,14 +506,15 @@ def make_recipe(
 
     Returns:
         A dict of plain values, which `save_image` keeps in a PNG: `call`, the files and settings;
-        `network`, what to build the extractor from again; `losses`, the last ones; `steps`;
-        `seconds`; and `software`, the versions.
+        `network`, what to build the extractor from again; `losses`, the last ones; `steps`, as many
+        as were done; `seconds`; and `software`, the versions. Painting it again gives the same
+        picture, unless the run was interrupted or the network's weights were random.
     """
     defaults = {name: each.default for name, each in inspect.signature(stylize).parameters.items()}
     kept = {**{name: v for name, v in defaults.items() if isinstance(v, (str, int, float))}, **settings}
     for name in ("start", "extractor", "callback", "quiet"):  # files, the network, and what is only shown
         kept.pop(name, None)
-    return {
+    recipe = {
         "call": {**kept, **files},
         "network": {
             "model": extractor.model,
@@ -522,11 +535,12 @@ def make_recipe(
             "numpy": np.__version__,
         },
     }
+    return json.loads(json.dumps(recipe, default=_plain))  # a copy, as it will be read again
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know, as what it does: numbers of NumPy, tensors, paths."""
-    return str(value) if isinstance(value, Path) else np.asarray(value).tolist()
+    """What JSON does not know, as what it does: numbers and arrays of NumPy and TensorFlow; else as text."""
+    return np.asarray(value).tolist() if hasattr(value, "dtype") else str(value)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -667,6 +681,13 @@ def check_settings(weights: Mapping[str, float], steps: int, coarsest: int, lear
     _check_above_0(learning_rate, "learning_rate", "0.01 to 0.1 are usual.")
 
 
+def _check_scale(scale: Any, name: str) -> None:
+    """Raises ValueError unless a style's scale is above 0 and no more than 8."""
+    _check_above_0(scale, name, "0.5 to 2 are usual.")
+    if scale > 8:
+        raise ValueError(f"Expected {name} to be 8 at most, got {scale!r}: memory grows with its square.")
+
+
 def _check_above_0(number: Any, name: str, usual: str) -> None:
     """Raises ValueError unless a number is finite and above 0."""
     try:
@@ -681,7 +702,7 @@ def check_finite(loss: float, step: int) -> None:
     """Checks that a descent has not gone astray.
 
     Args:
-        loss: The total loss.
+        loss: The total loss, or the sum of the picture's values.
         step: The step that it was computed at.
 
     Raises:
@@ -689,7 +710,7 @@ def check_finite(loss: float, step: int) -> None:
     """
     if not math.isfinite(loss):
         raise ValueError(
-            f"The total loss is {loss} at step {step}: expected a finite number. A loss weight may be "
+            f"The total loss is {loss} at step {step} (or the picture after it): expected a finite number. A loss weight may be "
             "too large for float32, or a changed loss has an infinite gradient, as a square root has at 0."
         )
 
@@ -1153,6 +1174,30 @@ def _peak_memory():
         watcher.join()
 
 
+@contextmanager
+def _interrupts_held():
+    """Only takes note of an interrupt while the block runs; yields a function that says if one came.
+
+    Raised at once, it could hit TensorFlow in the middle of its own book-keeping, which then stays
+    wrong. Whoever insists, with a third one, gets it at once.
+    """
+    came: list[int] = []
+
+    def note(number, _):
+        came.append(number)
+        if len(came) > 2:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # interrupts go to the main thread
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _pixels(image: Any) -> int:
     return image.shape[1] * image.shape[2]
 
@@ -1246,6 +1291,9 @@ class Progress:
 
         Yields:
             The steps.
+
+        Raises:
+            KeyboardInterrupt: After a step during which the kernel was interrupted.
         """
         start = time.perf_counter()
         self._work = self._work or steps * _pixels(image)
@@ -1257,7 +1305,11 @@ class Progress:
                 self._bar = tqdm(total=self._work, file=sys.stdout, bar_format=bar)
         if self._bar is not None:
             self._bar.set_description(f"{image.shape[2]} x {image.shape[1]}", refresh=False)
-        yield from descent
+        with _interrupts_held() as interrupted:
+            for step in descent:
+                yield step
+                if interrupted():
+                    raise KeyboardInterrupt
         if not (self.quiet or self._live):
             losses = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in _LOSSES)
             print(
@@ -1292,15 +1344,17 @@ class Progress:
                 that step is taken out again.
 
         Raises:
-            KeyboardInterrupt: If there was no step yet, and so nothing to go on with.
+            KeyboardInterrupt: If there was no step yet, and so nothing to go on with; or if nothing is
+                shown and no callback called, so that an interrupt ends the loop that the run is in.
         """
-        self.step = min((len(values) for values in history.values()), default=0)
-        if self.step == 0:
+        self.step = min(len(history.get(name, ())) for name in ("seconds", "size", *_LOSSES))
+        if self.step == 0 or (self.quiet and self.callback is None):
             raise KeyboardInterrupt
         for values in history.values():
             del values[self.step :]
         self.history, self.stopped = history, True
-        self._end("Stopped after")
+        with _interrupts_held():  # from those who press twice
+            self._end("Stopped after")
 
     def _end(self, words: str) -> None:
         if self._bar is not None:
@@ -1366,9 +1420,11 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
         The path.
 
     Raises:
-        ValueError: If there is no frame, or the ending is another.
+        ValueError: If there is no frame, the ending is another, or `seconds` is not above 0.
     """
     path = Path(path).expanduser()
+    frames = list(frames)
+    _check_above_0(seconds, "seconds", "2 to 10 are usual.")
     if len(frames) == 0 or path.suffix.lower() not in (".webp", ".gif"):
         raise ValueError(
             f"Expected one or more frames and a file name ending in .webp or .gif, got {len(frames)} "
@@ -1446,14 +1502,15 @@ def show_images(
         ValueError: If there is no image, the titles are not as many as the images, or the labels do
             not make a grid of them.
     """
-    if rows and len(rows) * len(titles) == len(images):
+    if len(images) and len(rows) and len(rows) * len(titles) == len(images):
         columns, titles = len(titles), [*titles, *[""] * (len(images) - len(titles))]
-    elif len(images) == 0 or rows or (len(titles) and len(titles) != len(images)):
+    elif len(images) == 0 or len(rows) or (len(titles) and len(titles) != len(images)):
         raise ValueError(
             f"Expected one or more images and as many titles (or none), or rows times titles, got "
             f"{len(images)} images, {len(titles)} titles and {len(rows)} rows."
         )
-    arrays = [np.asarray(image)[0] if np.ndim(image) == 4 else np.asarray(image) for image in images]
+    arrays = [np.asarray(image, np.float32) for image in images]
+    arrays = [array[0] if array.ndim == 4 else array for array in arrays]
     columns = columns or len(arrays)
     aspects = [
         max(a.shape[1] / a.shape[0] for a in arrays[c::columns]) for c in range(min(columns, len(arrays)))
@@ -1465,24 +1522,26 @@ def show_images(
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots(below, len(widths), squeeze=False, width_ratios=widths)
     for label, axis in zip(rows, axes[:, 0]):
-        axis.set_ylabel(textwrap.fill(label, max(8, int(10 * height))), fontsize=11)
+        axis.set_ylabel(textwrap.fill(label, max(8, int(10 * height))), fontsize=11, parse_math=False)
     for index, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         if index < len(arrays):
             axis.imshow(arrays[index], cmap="magma")
-            title = titles[index] if len(titles) else ""
+            title = str(titles[index]) if len(titles) else ""
             letters = max(8, int(11 * height * widths[index % columns]))  # that fit on a line
             lines = [textwrap.fill(line, letters) for line in title.splitlines()]
             axis.set_title("\n".join(lines), fontsize=11, parse_math=False)
     if caption:
-        figure.supxlabel(textwrap.fill(caption, int(11 * figure.get_figwidth())), fontsize=11, style="italic")
+        lines = textwrap.fill(caption, int(11 * figure.get_figwidth()))
+        figure.supxlabel(lines, fontsize=11, style="italic", parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80})
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(buffer.getvalue())
-    display(DisplayedImage(buffer.getvalue(), format="jpeg", alt=caption or ", ".join(titles)))
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())
+    display(DisplayedImage(buffer.getvalue(), format="jpeg", alt=caption or ", ".join(map(str, titles))))
 
 
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/),
@@ -1626,13 +1685,18 @@ def _show(figure: Figure, alt: str) -> None:
 # The panel
 
 
-def show_panel(paint: Callable[..., Any], extractor: FeatureExtractor) -> None:
+_panel = None  # the one that was shown last
+
+
+def show_panel(paint: Callable[..., Any], stylize: Callable[..., Any], extractor: FeatureExtractor) -> None:
     """Shows a panel of widgets that paints pictures; where nobody watches, a sentence on it instead.
 
     Args:
         paint: The notebook's function from names of files to a picture, its history and its recipe.
+        stylize: The function that it calls; the sliders start at its defaults.
         extractor: The network to begin with.
     """
+    global _panel
     if not is_live():
         print(
             "Here is a panel in a notebook that is open in JupyterLab, Notebook 7 or VS Code and in which "
@@ -1640,19 +1704,23 @@ def show_panel(paint: Callable[..., Any], extractor: FeatureExtractor) -> None:
             'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)'
         )
         return
-    display(_Panel(paint, extractor).box)
+    if _panel is not None:
+        _panel.halt.set()  # no run goes on behind a panel that is no longer there
+    _panel = _Panel(paint, stylize, extractor)
+    display(_panel.box)
 
 
 class _Panel:
     """The panel: what is chosen, the run in the background, and its picture."""
 
-    def __init__(self, paint: Callable[..., Any], extractor: FeatureExtractor):
+    def __init__(self, paint: Callable[..., Any], stylize: Callable[..., Any], extractor: FeatureExtractor):
         import ipywidgets as widgets  # takes a while, and is needed here only
 
         self._paint, self._networks = paint, {extractor.model: extractor}
-        self._first, self._stop, self._made = extractor, threading.Event(), None
+        self._first, self.halt, self._made = extractor, threading.Event(), None
         wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
-        defaults = {n: p.default for n, p in inspect.signature(paint).parameters.items()}
+        parameters = {**inspect.signature(paint).parameters, **inspect.signature(stylize).parameters}
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
         self.files, uploads = {}, []
         for kind, words in (("content", "Upload a photograph"), ("style", "Upload a painting")):
             self.files[kind] = widgets.Dropdown(description=kind, options=self._names(kind), **wide)
@@ -1669,19 +1737,20 @@ class _Panel:
         self.colours = widgets.Dropdown(
             description="keep colours",
             options={"no: the painting's": "painting", "matched": "matched", "luminance only": "luminance"},
+            value=defaults["colours"],
             **wide,
         )
         self.weights = {
             name: widgets.FloatLogSlider(
                 description=f"{name} weight",
-                value=value,
+                value=min(max(defaults[f"{name}_weight"], 10**low), 10**high),
                 min=low,
                 max=high,
                 step=0.1,
                 readout_format=".3g",
                 **wide,
             )
-            for name, value, low, high in (("content", 1, -2, 2), ("style", 100, 0, 4), ("tv", 1, -2, 2))
+            for name, low, high in (("content", -2, 2), ("style", 0, 4), ("tv", -2, 2))
         }
         self.run, self.stop, self.save = (
             widgets.Button(description=name, icon=icon, disabled=name != "Run", button_style=look)
@@ -1710,32 +1779,47 @@ class _Panel:
         return [path.name for path in find_images(IMAGES / kind)]
 
     def _preview(self) -> None:
-        if not self.run.disabled:
-            self.picture.value = _encoded(load_image(IMAGES / "content" / self.files["content"].value), 512)
+        name = self.files["content"].value
+        if name and not self.run.disabled:
+            self.picture.value = _encoded(load_image(IMAGES / "content" / name), 512)
 
     def _say(self, text: str) -> None:
         self.says.value = html.escape(text)
 
     def _upload(self, kind: str, change: Mapping[str, Any]) -> None:
         for file in change["new"]:
-            path = IMAGES / kind / Path(file["name"]).name
-            number = itertools.count(2)
-            while path.exists():
-                path = path.with_stem(f"{Path(file['name']).stem}-{next(number)}")
-            path.write_bytes(file["content"])
             try:
-                load_image(path)
-            except ValueError as error:
-                path.unlink()
-                self._say(str(error))
-                continue
-            self.files[kind].options = self._names(kind)
-            self.files[kind].value = path.name
-            self._say(f"{path.name} is in images/{kind}/ now.")
+                name = self._kept(IMAGES / kind, file["name"], bytes(file["content"]))
+                self.files[kind].options = self._names(kind)
+                self.files[kind].value = name
+                self._say(f"{name} is in images/{kind}/ now.")
+            except Exception as error:  # in a callback it would be lost
+                self._say(f"{file['name']} was not taken: {error}")
+
+    @staticmethod
+    def _kept(folder: Path, name: str, content: bytes) -> str:
+        """Writes an uploaded picture under its name, or one that is still free; returns that."""
+        with Image.open(io.BytesIO(content)) as picture:
+            endings = Image.registered_extensions()
+            known = Path(name).suffix.lower() in endings
+            ending = Path(name).suffix if known else f".{picture.format.lower()}"
+        stem = Path(name).stem[:100].strip(".") or "upload"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        path = next(path for path in (folder / f"{each}{ending}" for each in names) if not path.exists())
+        path.write_bytes(content)
+        try:
+            load_image(path)
+        except ValueError:
+            path.unlink()
+            raise
+        return path.name
 
     def _on_run(self, _: Any) -> None:
+        if self.run.disabled:  # the second click of two
+            return
         self.run.disabled, self.stop.disabled, self.save.disabled = True, False, True
-        self._stop.clear()
+        self.halt.clear()
+        self.bar.value = 0.0
         settings = {f"{name}_weight": float(f"{slider.value:.3g}") for name, slider in self.weights.items()}
         settings |= {"size": self.size.value, "colours": self.colours.value}
         names = [self.files[kind].value for kind in ("content", "style")]
@@ -1764,21 +1848,18 @@ class _Panel:
             self.bar.value = 1.0
             stands_in = f" {model.upper()}'s weights could not be had: {network.model.upper()} stood in."
             self._say(
-                f"{'Stopped' if self._stop.is_set() else 'Done'} after {len(history['total'])} steps and "
+                f"{'Stopped' if self.halt.is_set() else 'Done'} after {len(history['total'])} steps and "
                 f"{_duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
                 + (stands_in if network.model != model else "")
             )
-            self.save.disabled = False
-        except KeyboardInterrupt:
-            self._say("Stopped before the first step.")
         except Exception as error:  # in a thread it would be lost: whatever it is, it is said here
             self._say(f"{type(error).__name__}: {error}")
         finally:
-            self.run.disabled, self.stop.disabled = False, True
+            self.run.disabled, self.stop.disabled, self.save.disabled = False, True, self._made is None
 
     def _watch(self, now: Progress) -> None:
         """The callback of a run: refreshes the picture, and stops if the button was pressed."""
-        if self._stop.is_set():
+        if self.halt.is_set():
             raise KeyboardInterrupt
         start = time.perf_counter()
         if self._began is None:  # the first step compiles: the clock starts after it
@@ -1790,15 +1871,18 @@ class _Panel:
             self._say(f"Step {now.step}, about {_duration(left)} left; {losses}")
             self.picture.value = _encoded(now.image, 512)
             end = time.perf_counter()
-            self._shown = end + max(0.3, 25 * (end - start))
+            self._shown = end + max(0.3, 50 * (end - start))
 
     def _on_stop(self, _: Any) -> None:
-        self._stop.set()
+        self.halt.set()
         self._say("Stopping ...")
 
     def _on_save(self, _: Any) -> None:
         image, _, recipe = self._made
         stem = "-".join(Path(recipe["call"][kind]).stem for kind in ("content", "style"))
         names = (Path(f"outputs/{stem}-panel-{number}.png") for number in itertools.count(1))
-        path = save_image(image, next(path for path in names if not path.exists()), recipe)
-        self._say(f"Saved: {path.as_posix()}")
+        try:
+            path = save_image(image, next(path for path in names if not path.exists()), recipe)
+            self._say(f"Saved: {path.as_posix()}")
+        except OSError as error:  # in a callback it would be lost
+            self._say(f"Not saved: {error}")

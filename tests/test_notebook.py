@@ -271,7 +271,7 @@ def test_an_interrupt_of_the_kernel_keeps_the_best_picture(kernel):
     """A real SIGINT, while the cell that paints the picture runs; the cells below it go on."""
     cell = kernel.cell_with("stylized_image, history = stylize(")
     number, source = kernel.evaluate("nst.os.getpid()"), kernel.cells[cell].source
-    kernel.cells[cell].source = source.replace("callback=keep_frame", "steps=100_000")
+    kernel.cells[cell].source = source.replace("callback=", "steps=100_000, callback=")
     threading.Timer(8, os.kill, (number, signal.SIGINT)).start()
     printed = kernel.run(cell, cell)
     kernel.cells[cell].source = source

@@ -1,6 +1,8 @@
 """A run while it goes on, how it is stopped, and what a picture remembers."""
 
+import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -114,12 +116,51 @@ def test_an_interrupt_before_the_first_step_stays_one(defined, pair):
         defined.descend(optimizer, None, pair[0], 5, defined.defaultdict(list), nst.Progress(quiet=True))
 
 
-def test_an_interrupt_between_two_entries_leaves_even_lists(capsys):
-    progress = nst.Progress(quiet=True)
-    history = {"seconds": [1.0, 2.0], "total": [3.0, 2.0], "style": [1.0]}
+def test_an_interrupt_between_two_entries_leaves_even_lists():
+    progress = nst.Progress(callback=print, quiet=True)
+    names = ("seconds", "size", "content", "style", "tv", "total")
+    history = {name: [1.0, 2.0] for name in names} | {"total": [1.0]}
     progress.stop(history)
-    assert history == {"seconds": [1.0], "total": [3.0], "style": [1.0]}
+    assert history == {name: [1.0] for name in names}
     assert progress.stopped and progress.step == 1
+    with pytest.raises(KeyboardInterrupt):
+        progress.stop({"seconds": [1.0]})  # not one whole step
+
+
+def test_an_interrupt_ends_a_loop_of_quiet_runs(defined, pair, monkeypatch):
+    def interrupted(evaluate, image, steps, learning_rate):
+        for number, step in enumerate(defined.lbfgs(evaluate, image, steps, learning_rate)):
+            yield step
+            if number == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setitem(defined.OPTIMIZERS, "lbfgs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        defined.stylize(*pair, steps=5, coarsest=96, quiet=True)
+
+
+def test_an_interrupt_waits_for_the_end_of_a_step(defined, pair):
+    """A real signal in the middle of a step; twice, as impatient people press."""
+
+    def optimizer(evaluate, image, steps, learning_rate):
+        for step in defined.lbfgs(evaluate, image, steps, learning_rate):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            finished.append(True)
+            yield step
+
+    finished, history = [], defined.defaultdict(list)
+    evaluate = defined.objective(*pair, {"content": 1.0, "style": 100.0, "tv": 1.0})
+    progress = nst.Progress(callback=lambda now: None, quiet=True)
+    before = signal.getsignal(signal.SIGINT)
+    defined.descend(optimizer, evaluate, pair[0], 5, history, progress)
+    assert finished == [True] and len(history["total"]) == 1 and progress.stopped
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_picture_that_is_no_longer_finite_is_not_returned(defined, pair):
+    with pytest.raises(ValueError, match="nan at step 2 .or the picture after it"):
+        defined.stylize(*pair, steps=2, coarsest=96, content_weight=1e30, quiet=True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -149,7 +190,7 @@ def test_the_recipe_survives_the_file(painted, tmp_path):
     image, history, recipe = painted
     path = nst.save_image(image, tmp_path / "a.png", recipe)
     found = nst.read_recipe(path)
-    assert found == json.loads(json.dumps(recipe, default=float))
+    assert found == recipe
     call = found["call"]
     assert (call["content"], call["size"], call["steps"], call["style_weight"]) == (PAIR[0], 64, 4, 30)
     assert call["style"][1] == {"image": "church_at_auvers.jpg", "weight": 0.5, "scale": 2.0}
@@ -173,9 +214,38 @@ def test_a_picture_again_from_its_recipe(defined, painted, tmp_path):
 def test_a_start_from_a_file_is_in_the_recipe(defined, painted, tmp_path):
     first = nst.save_image(painted[0], tmp_path / "first.png")
     image, _, recipe = defined.paint(*PAIR, size=64, start=first, steps=2, coarsest=64, quiet=True)
-    assert recipe["call"]["start"] == str(first)
+    assert recipe["call"]["start"] == str(first)  # given as a Path
     again, _, _ = defined.paint(**recipe["call"], quiet=True)
     np.testing.assert_array_equal(again, image)
+
+
+def test_a_recipe_is_a_copy_of_plain_values(defined, tmp_path):
+    style, layers = {"image": ROOT / "images" / "style" / "great_wave.jpg"}, {"block1_conv1": np.float32(2)}
+    image, _, recipe = defined.paint(
+        ROOT / "images" / "content" / PAIR[0], style, size=np.int64(64), steps=np.int64(2), coarsest=64,
+        style_layers=layers, quiet=True,
+    )  # fmt: skip
+    call = nst.read_recipe(nst.save_image(image, tmp_path / "a.png", recipe))["call"]
+    assert (
+        call["steps"] == 2
+        and isinstance(call["steps"], int)
+        and call["style_layers"] == {"block1_conv1": 2.0}
+    )
+    again, _, _ = defined.paint(**call, quiet=True)
+    np.testing.assert_array_equal(again, image)
+    recipe["call"]["style"]["image"] = recipe["network"]["style_layers"] = None
+    assert style["image"] and layers and defined.extractor.style_layers
+
+
+def test_paint_takes_names_not_arrays(defined, pair):
+    for content, style in (
+        (pair[0], PAIR[1]),
+        (PAIR[0], pair[1]),
+        (PAIR[0], nst.Style(pair[1])),
+        (PAIR[0], None),
+    ):
+        with pytest.raises(ValueError, match="name of a picture's file, got"):
+            defined.paint(content, style, size=64)
 
 
 def test_refuses_what_has_no_recipe(picture, painted, tmp_path):
@@ -205,6 +275,34 @@ def test_a_bare_name_is_looked_for_in_the_folders(monkeypatch, tmp_path):
         nst.load_image("nothing.jpg")
 
 
+def test_one_name_in_several_folders(monkeypatch, tmp_path):
+    for number, kind in enumerate(("content", "masks", "style")):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (number * 100,) * 3).save(tmp_path / "images" / kind / "a [1].png")
+    monkeypatch.setattr(nst, "IMAGES", tmp_path / "images")
+    found = {
+        kind: float(nst.load_image("a [1].png", 8, kind).max()) for kind in ("content", "masks", "style")
+    }
+    assert found == pytest.approx({"content": 0, "masks": 100 / 255, "style": 200 / 255})
+    photograph = np.zeros((1, 4, 4, 3), np.float32)
+    assert nst.load_mask("a [1].png", photograph).max() == pytest.approx(100 / 255)
+    (style,) = nst.load_styles("a [1].png", photograph, 8)
+    assert style.image.max() == pytest.approx(200 / 255)
+
+
+def test_the_panel_keeps_uploads_under_free_names(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    names = [
+        nst._Panel._kept(tmp_path, name, buffer.getvalue())
+        for name in ("a.png", "a.png", "b.jpg_large", "", "..")
+    ]
+    assert names == ["a.png", "a-2.png", "b.png", "upload.png", "upload-2.png"]
+    with pytest.raises(OSError):
+        nst._Panel._kept(tmp_path, "c.png", b"no picture")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
 @pytest.mark.parametrize("ending", ["webp", "gif"])
 def test_an_animation(tmp_path, ending):
     sizes, greys = ((8, 12), (16, 24), (16, 24)), (0.1, 0.5, 0.9)
@@ -224,6 +322,8 @@ def test_refuses_animations(tmp_path):
     for frames, name in (([], "a.gif"), ([frame], "a.png")):
         with pytest.raises(ValueError, match=r"ending in \.webp or \.gif"):
             nst.save_animation(frames, tmp_path / name)
+    with pytest.raises(ValueError, match="seconds.*above 0, got -1"):
+        nst.save_animation([frame], tmp_path / "a.gif", seconds=-1)
 
 
 def test_a_grid_with_labels(tmp_path, capsys):
@@ -237,7 +337,7 @@ def test_a_grid_with_labels(tmp_path, capsys):
 
 
 def test_the_panel_explains_itself_where_there_is_no_front_end(capsys):
-    nst.show_panel(None, None)
+    nst.show_panel(None, None, None)
     text = capsys.readouterr().out
     assert "JupyterLab" in text and 'paint("mont_saint_michel.jpg", "great_wave.jpg"' in text
 
