@@ -1161,7 +1161,7 @@ def _peak_memory():
 
     def watch():
         while not over.wait(0.005):
-            most.append(max(most.pop(), process.memory_info().rss))
+            most[0] = max(most[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

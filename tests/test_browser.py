@@ -39,9 +39,13 @@ def lay_out(folder, **values):
     shutil.copy(ROOT / "nst_helpers.py", folder)
     shutil.copytree(ROOT / "images", folder / "images")
     (folder / "weights").symlink_to(ROOT / "weights")
-    settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
-    settings.mkdir(parents=True)  # every cell in the page, not only those in view
-    (settings / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
+    for name, settings in (
+        ("notebook-extension/tracker", {"windowingMode": "none"}),  # every cell in the page
+        ("apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False}),
+    ):
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings))
     return folder
 
 
@@ -58,8 +62,7 @@ class Lab:
         options = [
             "--allow-root", "--no-browser", f"--port={self.port}", "--IdentityProvider.token=",
             "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}",
-            f"--LabApp.user_settings_dir={folder / 'settings'}", "--LabApp.news_url=None",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            f"--LabApp.user_settings_dir={folder / 'settings'}",
         ]  # fmt: skip
         log = (folder / "server.log").open("w")
         self.server = subprocess.Popen(
@@ -136,7 +139,6 @@ class Lab:
         self.driver.get(f"http://127.0.0.1:{self.port}/lab/tree/{NAME}")
         self.find("//div[contains(@class, 'jp-Notebook')]//div[contains(@class, 'jp-CodeCell')]", 90)
         self._wait(lambda: self.js(KERNEL_IS_IDLE), 90, "the kernel")
-        self.click("//button[normalize-space()='No']")  # Jupyter's news are not wanted
 
     def menu(self, *names):
         for position, name in enumerate(names):

@@ -60,6 +60,15 @@ def test_durations(seconds, text):
     assert nst._duration(seconds) == text
 
 
+def test_the_peak_of_the_memory_while_it_is_in_use():
+    with nst._peak_memory() as peak:
+        before = [peak() for _ in range(20_000)][-1]  # read while the watching thread writes
+        held = np.ones(25_000_000)  # 200 MB
+        nst.time.sleep(0.1)
+        del held
+        assert 150e6 < peak() - before < 400e6
+
+
 def test_nobody_watches_a_script_or_a_test():
     assert nst.is_live() is False
     assert list(nst.each("abc", "letters")) == ["a", "b", "c"]
