@@ -1373,7 +1373,7 @@ class Progress:
             print(f"{took}{expected}.")
 
     def _refresh(self, last: bool = False) -> None:
-        """Refreshes the picture and the curves, each when 50 times what that costs has gone by."""
+        """Refreshes the picture and the curves, each when 60 times what that costs has gone by."""
         for name, handle, draw in (
             ("picture", self._picture, lambda: _encoded(self.image, 512)),
             ("curves", self._curves, lambda: _as_png(_curves(self.history, self.weights), 72)),
@@ -1382,7 +1382,8 @@ class Progress:
             if (last or start > self._next[name]) and (name == "picture" or self.step > 1):
                 handle.update(DisplayedImage(draw()))
                 end = time.perf_counter()
-                self._next[name] = end + max(0.3, 50 * (end - start))
+                cost = end - start if self._next[name] else 0.05  # the first time is no measure
+                self._next[name] = end + max(0.5, 60 * cost)
 
 
 _LOSSES = ("content", "style", "tv", "total")
