@@ -1301,7 +1301,7 @@ class Progress:
             self._began, self._image = start, image
             if self._live:
                 self._picture, self._curves = (display(HTML(""), display_id=True) for _ in range(2))
-                bar = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+                bar = "{desc}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
                 self._bar = tqdm(total=self._work, file=sys.stdout, bar_format=bar)
         if self._bar is not None:
             self._bar.set_description(f"{image.shape[2]} x {image.shape[1]}", refresh=False)
