@@ -448,12 +448,13 @@ def load_styles(style: Any, content_image: Any, size: int) -> list[Style]:
         mask, scale = each.get("mask"), each.get("scale", 1.0)
         _check_scale(scale, "the scale of a style")
         image = load_image(each["image"], round(size * max(1, scale)), "style")
+        longest = max(image.shape[1:3])
         styles.append(
             Style(
                 image,
                 each.get("weight", 1.0 if mask is not None else 1 / max(bare, 1)),
                 None if mask is None else load_mask(mask, content_image),
-                scale * max(load_image(each["image"], size, "style").shape) / max(image.shape),
+                scale * min(size, longest) / longest,  # of the size that it would have had at scale 1
             )
         )
     return styles
