@@ -1,9 +1,10 @@
 """What several tests share: the notebook, read once, and the functions that it defines."""
 
 import ast
+import linecache
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import nbformat
 import numpy as np
@@ -23,6 +24,13 @@ needs_bfloat16 = pytest.mark.skipif(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """The notebook's cells are slow, too."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def notebook():
     """The notebook as it is committed."""
@@ -36,41 +44,37 @@ def vgg16():
 
 
 def defined_in(notebook, extractor):
-    """What the notebook's cells import and define, with this extractor.
+    """What the notebook's cells import and define, with this extractor; no experiment is run.
 
-    Only imports and definitions are taken (`def`, and constants in capitals): no experiment is run.
+    Only imports, definitions, and assignments to names in capitals and to entries of these are taken, from cells
+    that do more than teach. The parameters MODEL and PRECISION are those of the extractor, so that it is in use.
     """
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    kept = [
-        node
-        for node in ast.parse(code).body
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef))
-        or (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id.isupper()
-        )
-    ]
-    names = {"extractor": extractor}
-    # tf.function reads the source of what it compiles, so the definitions go through a real file.
+    kept = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "teaching" not in cell.metadata.get("tags", []):
+            kept += [node for node in ast.parse(cell.source).body if _defines(node)]
     source = "\n\n".join(ast.unparse(node) for node in kept)
-    exec(compile_with_source(source), names)
-    return SimpleNamespace(**names)
+    name = "<cells of the notebook>"  # a file of this name, so that tracebacks show the source
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    defined = ModuleType("cells")  # to change a name in it is to change it for the functions
+    exec(compile(source, name, "exec"), vars(defined))
+    defined.MODEL, defined.PRECISION = extractor.asked
+    defined.extractor = extractor
+    return defined
+
+
+def _defines(node):
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
+        target = target.value if isinstance(target, ast.Subscript) else target
+        return isinstance(target, ast.Name) and target.id.isupper() and target.id not in ("F", "STUDY")
+    return isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))
 
 
 @pytest.fixture(scope="session")
 def defined(notebook, vgg16):
     """What the notebook's cells define, with VGG16 in float32 as the extractor."""
     return defined_in(notebook, vgg16)
-
-
-def compile_with_source(source):
-    """Compiles code so that `inspect.getsource` finds it."""
-    import linecache
-
-    name = "<cells of the notebook>"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    return compile(source, name, "exec")
 
 
 @pytest.fixture

@@ -14,16 +14,17 @@ import time
 import nbformat
 import numpy as np
 import pytest
-from PIL import Image
-
-import nst_helpers as nst
 from conftest import ROOT
+from PIL import Image
 from test_notebook import SMALL, tagged, with_parameters
 
+import nst_helpers as nst
+
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="Chromium or its driver is not installed (chromium, chromium-driver)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromium-driver is not installed"),
+]
 NAME = "neural_style_transfer.ipynb"
 
 
@@ -162,9 +163,7 @@ class Lab:
     def panel_select(self, label, value):
         from selenium.webdriver.support.ui import Select
 
-        Select(self.find(f"{PANEL}//label[normalize-space()='{label}']/..//select")).select_by_visible_text(
-            value
-        )
+        Select(self.find(f"{PANEL}//label[normalize-space()='{label}']/..//select")).select_by_visible_text(value)
 
     def button(self, name):
         return self.find(f"{PANEL}//button[normalize-space()='{name}']")
@@ -203,11 +202,11 @@ def test_run_all_cells_from_the_menu(lab):
     lab.run_all(600)
     assert lab.js(ERRORS) == []
     numbers = lab.prompts()
-    assert numbers == [f"[{n}]:" for n in range(1, len(numbers) + 1)] and len(numbers) > 60
-    ((width, height),) = lab.js(PICTURES, "The result in full.")
-    assert width > 200 and height > 200
+    assert numbers == [f"[{n}]:" for n in range(1, len(numbers) + 1)] and len(numbers) > 50
+    for width, height in lab.js(PICTURES, "The result in full."):
+        assert width > 200 and height > 200
     # Somebody is watching here: while it ran there were the picture, 512 pixels wide, and the curves.
-    live = lab.js(PICTURES, "stylized_image, history = stylize(")
+    live = lab.js(PICTURES, "stylized_image, history, recipe = paint(")
     assert len(live) == 2 and live[0][0] == 512
     lab.shoot("notebook")
     saved = lab.folder / "outputs" / "neuschwanstein_castle-church_at_auvers.png"
@@ -217,7 +216,7 @@ def test_run_all_cells_from_the_menu(lab):
 def test_the_panel_paints_stops_and_saves(lab):
     lab.panel_select("style", "great_wave.jpg")
     lab.panel_select("content", "mont_saint_michel.jpg")
-    lab.panel_select("size", "384")
+    lab.panel_select("size", "512")
     before = lab.find(f"{PANEL}//img").get_attribute("src")
     lab.click(f"{PANEL}//button[normalize-space()='Run']")
     lab._wait(lambda: "left;" in lab.panel_text(), 120, "the run to be under way")
@@ -229,10 +228,10 @@ def test_the_panel_paints_stops_and_saves(lab):
     lab.click(f"{PANEL}//button[normalize-space()='Save']")
     lab._wait(lambda: "Saved:" in lab.panel_text(), 30, "the file")
     lab.shoot("panel-saved")
-    path = lab.folder / "outputs" / "mont_saint_michel-great_wave-panel-1.png"
-    assert Image.open(path).size == (384, 216)
+    path = lab.folder / "outputs" / "mont_saint_michel-great_wave-panel.png"
+    assert Image.open(path).size == (512, 288)
     call = nst.read_recipe(path)["call"]
-    assert (call["content"], call["style"], call["size"]) == ("mont_saint_michel.jpg", "great_wave.jpg", 384)
-    photograph = nst.load_image("mont_saint_michel.jpg", 384)
+    assert (call["content"], call["style"], call["size"]) == ("mont_saint_michel.jpg", "great_wave.jpg", 512)
+    photograph = nst.load_image("mont_saint_michel.jpg", 512)
     assert np.abs(nst.load_image(path) - photograph).mean() > 0.02
     assert "paint('mont_saint_michel.jpg', 'great_wave.jpg'" in lab.panel_text()

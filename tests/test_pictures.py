@@ -1,11 +1,13 @@
-"""Reading, writing and showing pictures."""
+"""Pictures in files and figures: read, written, shown, uploaded, animated."""
 
+import base64
 import io
 import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from conftest import ROOT
+from PIL import Image, ImageCms, PngImagePlugin
 
 import nst_helpers as nst
 
@@ -54,28 +56,91 @@ def test_the_filter_averages(save):
     assert small.min() > 110 and small.max() < 145
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(save, random, orientation):
-    picture = Image.fromarray(random.integers(0, 256, (4, 6, 3), dtype=np.uint8))
-    exif = Image.Exif()
+# What the camera's orientation asks for, from the stored pixels to those seen (EXIF 2.3, tag 274).
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+def squares(random):
+    """4 x 6 squares of random colours, each of 16 x 16 pixels, which JPEG keeps well."""
+    return np.kron(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize(
+    "ending, options, tolerance",
+    [
+        ("tif", {}, 0),
+        ("tif", {"compression": "tiff_lzw"}, 0),
+        ("jpg", {"quality": 95, "subsampling": 0}, 12),
+        ("png", {}, 0),
+        ("webp", {"lossless": True}, 0),
+    ],
+    ids=["tiff", "compressed tiff", "jpeg", "png", "webp"],
+)
+def test_the_camera_s_orientation_is_applied(save, random, ending, options, tolerance, orientation):
+    pixels, exif = squares(random), Image.Exif()
     exif[0x0112] = orientation
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(save(picture, "a.png", exif=exif))))
-    np.testing.assert_array_equal(colours(save(picture, "b.png", exif=exif)), expected)
-    assert expected.shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))
+    path = save(Image.fromarray(pixels), f"a.{ending}", exif=exif, **options)
+    np.testing.assert_allclose(colours(path), UPRIGHT[orientation](pixels), atol=tolerance)
 
 
-def test_orientation_beside_tags_that_break_the_rules(save):
-    path = save(Image.new("RGB", (4, 2)), "a.png")
-    tags = (
+def exif_with_a_broken_tag(orientation):
+    """The orientation, and the resolution as text: Pillow reads it, and fails to write it again."""
+    return (
         b"II*\0\x08\0\0\0\x02\0"
-        + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+        + b"\x12\x01\x03\0\x01\0\0\0" + bytes([orientation]) + b"\0\0\0"
         + b"\x1a\x01\x02\0\x03\0\0\x0072\0\0"
         + bytes(4)
-    )
-    # Orientation 6, and the resolution as text: Pillow reads it, and fails to write it again.
-    Image.open(path).save(path, exif=b"Exif\0\0" + tags)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_the_orientation_is_applied_beside_a_broken_tag(save, random, ending, orientation):
+    pixels = squares(random)
+    options = {"quality": 95} if ending == "jpg" else {"lossless": True}
+    exif = b"Exif\0\0" + exif_with_a_broken_tag(orientation)
+    path = save(Image.fromarray(pixels), f"a.{ending}", exif=exif, **options)
     assert Image.open(path).getexif()[0x011A] == "72"
-    assert colours(path).shape == (4, 2, 3)
+    found, expected = colours(path), UPRIGHT[orientation](pixels)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < (10 if ending == "jpg" else 1e-9)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_the_orientation_of_a_tiff_is_applied_beside_a_broken_tag(save, random, orientation):
+    pixels, exif = squares(random), Image.Exif()
+    exif[0x0112] = orientation
+    path = save(Image.fromarray(pixels), "a.tif", exif=exif, resolution=72)
+    data = path.read_bytes()
+    place = data.index(b"\x1a\x01\x05\0\x01\0\0\0")  # the resolution: the tag, a fraction, one of them
+    path.write_bytes(data[:place] + b"\x1a\x01\x02\0\x03\0\0\x0072\0\0" + data[place + 12 :])
+    np.testing.assert_array_equal(colours(path), UPRIGHT[orientation](pixels))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_the_orientation_in_imagemagick_s_block_of_a_png_is_applied(save, random, orientation):
+    pixels, text = squares(random), PngImagePlugin.PngInfo()
+    exif = exif_with_a_broken_tag(orientation)
+    text.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n")
+    path = save(Image.fromarray(pixels), "a.png", pnginfo=text)
+    np.testing.assert_array_equal(colours(path), UPRIGHT[orientation](pixels))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0II*\0"], ids=["garbage", "cut short"])
+def test_a_damaged_exif_block_does_not_keep_a_picture_from_being_read(save, ending, block):
+    path = save(Image.new("RGB", (4, 2), (255, 0, 0)), f"a.{ending}", exif=block)
+    assert np.abs(colours(path) - [255, 0, 0]).max() <= 2 and colours(path).shape == (2, 4, 3)
 
 
 def test_transparency_lies_over_white(save):
@@ -176,7 +241,7 @@ def test_missing_file_names_those_there_are(save, tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(FileNotFoundError, match=r"castel\.png.*holds: castle\.png\."):
         nst.load_image(tmp_path / "castel.png")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="There is no folder.*nowhere"):
         nst.load_image(tmp_path / "nowhere" / "castle.png")
 
 
@@ -191,7 +256,7 @@ def test_a_file_that_is_no_picture(tmp_path):
 
 def test_a_picture_with_too_many_pixels(save, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match="more pixels than Pillow opens.*smaller in an image editor"):
+    with pytest.raises(ValueError, match="got .*a.png.*exceeds limit.*512 pixels on the longest side are enough"):
         nst.load_image(save(Image.new("RGB", (50, 50)), "a.png"))
     assert nst.load_image(save(Image.new("RGB", (4, 4)), "b.png")).shape == (1, 4, 4, 3)  # no warning
 
@@ -253,7 +318,7 @@ def test_save_and_load_again(tmp_path, random):
     [
         (np.full((1, 4, 4, 3), 2.0), "a.png", "range 0 to 1, got 2 to 2"),
         (np.full((1, 4, 4, 3), -1.0), "a.png", "range 0 to 1, got -1"),
-        (np.full((1, 4, 4, 3), np.nan), "a.png", "got NaN"),
+        (np.full((1, 4, 4, 3), np.nan), "a.png", "got nan to nan.*division by 0"),
         (np.zeros((4, 4)), "a.png", r"shape \(1, height, width, 3\), got \(4, 4\)"),
         (np.zeros((2, 4, 4, 3)), "a.png", r"got \(2, 4, 4, 3\)"),
         (np.zeros((1, 0, 4, 3)), "a.png", r"got \(1, 0, 4, 3\)"),
@@ -303,3 +368,146 @@ def test_show_images_refuses(images, titles):
 def test_plot_history_refuses_an_empty_history():
     with pytest.raises(ValueError, match="no entries for: style"):
         nst.plot_history({"size": [9], "total": [1.0], "style": []}, {"style": 1.0})
+
+
+def history_of(steps, **changes):
+    """A history of as many steps, as `stylize` returns it."""
+    names = ("seconds", "size", "total", "content", "style", "tv")
+    return {name: [1.0 + step for step in range(steps)] for name in names} | {"layers": {"a": [1.0] * steps}} | changes
+
+
+def test_plots_of_losses_are_pngs_with_alternative_text(shown):
+    weights = {"content": 1.0, "style": 100.0, "tv": 1.0}
+    nst.plot_history(history_of(6, size=[32] * 3 + [64] * 3), weights)
+    nst.plot_history(history_of(1, content=[0.0]), weights | {"content": 0.0})  # nothing above 0 to draw
+    nst.plot_totals({"Adam": history_of(4), "L-BFGS": history_of(3)})
+    for figure in shown:
+        assert Image.open(io.BytesIO(figure.data)).format == "PNG"
+    assert "losses against steps" in shown[0].alt and "Adam, L-BFGS" in shown[2].alt
+
+
+# --- Names, masks, uploads -------------------------------------------------------------------
+
+
+def test_a_bare_name_is_looked_for_in_the_folders(monkeypatch, tmp_path):
+    by_path = nst.load_image(ROOT / "images" / "style" / "great_wave.jpg", 32)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(nst.load_image("great_wave.jpg", 32), by_path)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "great_wave.jpg")  # one that is here comes first
+    assert nst.load_image("great_wave.jpg", 32).shape == (1, 8, 8, 3)
+    with pytest.raises(FileNotFoundError, match="(?s)'nothing.jpg'.*brandenburg_gate.jpg.*great_wave.jpg"):
+        nst.load_image("nothing.jpg")
+
+
+def test_one_name_in_several_folders(monkeypatch, tmp_path):
+    for number, kind in enumerate(("content", "masks", "style")):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (number * 100,) * 3).save(tmp_path / "images" / kind / "a [1].png")
+    monkeypatch.setattr(nst, "IMAGES", tmp_path / "images")
+    found = {kind: float(nst.load_image("a [1].png", 8, kind).max()) for kind in ("content", "masks", "style")}
+    assert found == pytest.approx({"content": 0, "masks": 100 / 255, "style": 200 / 255})
+    photograph = np.zeros((1, 4, 4, 3), np.float32)
+    assert nst.load_mask("a [1].png", photograph).max() == pytest.approx(100 / 255)
+    (style,) = nst.as_styles("a [1].png", photograph)
+    assert style.image.max() == pytest.approx(200 / 255)
+
+
+def test_masks_from_files(tmp_path):
+    castle = nst.load_image("neuschwanstein_castle.jpg", 64)
+    height, width = castle.shape[1:3]
+    pixels = np.zeros((height * 4, width * 4), np.uint8)
+    pixels[:, : width * 2], pixels[: height * 2] = 255, 128
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    mask = nst.load_mask(tmp_path / "mask.png", castle)
+    assert mask.shape == (1, height, width, 1) and mask.dtype == np.float32
+    assert mask.min() == 0 and mask.max() == 1
+    assert mask[0, 5, 5, 0] == pytest.approx(128 / 255, abs=0.01)
+    assert mask[0, -5, 5, 0] == 1 and mask[0, -5, -5, 0] == 0
+    Image.fromarray(pixels[:, : width * 3]).save(tmp_path / "narrow.png")
+    with pytest.raises(ValueError, match="proportions.*narrow.png"):
+        nst.load_mask(tmp_path / "narrow.png", castle)
+    with pytest.raises(FileNotFoundError, match="no picture 'none.png'.*masks.*neuschwanstein_castle_sky"):
+        nst.load_mask("none.png", castle)
+
+
+def test_the_mask_of_the_default_photograph():
+    content = nst.load_image("neuschwanstein_castle.jpg", 128)
+    sky = nst.load_mask("neuschwanstein_castle_sky.png", content)
+    blue = content[0, :, :, 2] - content[0, :, :, 0]
+    assert 0.3 < sky.mean() < 0.5
+    assert blue[sky[0, :, :, 0] > 0.9].mean() > 0.15 > blue[sky[0, :, :, 0] < 0.1].mean()
+
+
+def test_the_first_free_name_is_found(tmp_path):
+    path = tmp_path / "a.b.png"
+    assert nst.free_name(path) == path
+    for name in ("a.b.png", "a.b-2.png", "a.b-4.png"):
+        (tmp_path / name).touch()
+    assert nst.free_name(path) == tmp_path / "a.b-3.png"
+
+
+def test_uploads_are_kept_under_free_names(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    uploads = ["a.png", "a.png", "b.jpg_large", "", "..", "c.pdf", "d.JPG", "x" * 300 + ".png"]
+    names = [nst.keep_upload(tmp_path, name, buffer.getvalue()) for name in uploads]
+    kept = ["a.png", "a-2.png", "b.png", "upload.png", "upload-2.png", "c.png", "d.JPG", "x" * 100 + ".png"]
+    assert names == kept
+    assert [path.name for path in nst.find_images(tmp_path)] == sorted(kept)
+    assert (tmp_path / "a-2.png").read_bytes() == buffer.getvalue()
+
+
+def test_an_upload_that_is_no_picture_or_a_damaged_one_is_not_kept(tmp_path, random):
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    for content in (b"no picture", buffer.getvalue()[:1000]):
+        with pytest.raises((ValueError, OSError)):
+            nst.keep_upload(tmp_path, "a.jpg", content)
+    assert not list(tmp_path.iterdir())
+
+
+# --- Animations and grids --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["webp", "gif"])
+def test_an_animation_lasts_as_long_as_asked_and_holds_its_end(tmp_path, ending):
+    sizes, greys = ((8, 12), (16, 24), (16, 24)), (0.1, 0.5, 0.9)
+    frames = [np.full((1, *size, 3), grey, np.float32) for size, grey in zip(sizes, greys)]
+    path = nst.save_animation(frames, tmp_path / "new" / f"a.{ending}", seconds=3)
+    with Image.open(path) as file:
+        assert (file.n_frames, file.size, file.info["loop"]) == (3, (24, 16), 0)
+        for number, grey in enumerate(greys):
+            file.seek(number)
+            file.load()
+            assert file.info["duration"] == (1500 if number < 2 else 2000)
+            np.testing.assert_allclose(np.asarray(file.convert("RGB")), 255 * grey, atol=4)
+
+
+def test_refuses_animations(tmp_path):
+    frame = np.zeros((1, 8, 8, 3))
+    for frames, name in (([], "a.gif"), ([frame], "a.png")):
+        with pytest.raises(ValueError, match=r"ending in \.webp or \.gif"):
+            nst.save_animation(frames, tmp_path / name)
+    with pytest.raises(ValueError, match="seconds.*above 0, got -1"):
+        nst.save_animation([frame], tmp_path / "a.gif", seconds=-1)
+
+
+def test_a_grid_with_labels_is_kept_in_a_file(tmp_path, shown):
+    images = [np.full((1, 20, 30, 3), value) for value in (0.1, 0.3, 0.5, 0.7, 0.9, 0.2)]
+    path = tmp_path / "new" / "grid.jpg"
+    nst.show_images(images, ["a", "b", "c"], rows=["one", "two"], path=path)
+    assert path.read_bytes() == shown[0].data and shown[0].alt.startswith("a, b, c")
+    pixels = np.asarray(Image.open(path).convert("L")) / 255
+    for column, value in enumerate((0.1, 0.3, 0.5)):  # the upper row
+        assert np.any(np.abs(pixels[: len(pixels) // 2] - value) < 0.03, axis=0).mean() > 0.15, column
+    with pytest.raises(ValueError, match="rows times titles, got 6 images, 3 titles and 3 rows"):
+        nst.show_images(images, ["a", "b", "c"], rows=["one", "two", "three"])
+
+
+def test_an_animation_is_shown_with_its_data_and_its_caption_escaped(tmp_path, shown):
+    path = nst.save_animation([np.zeros((1, 8, 8, 3))] * 2, tmp_path / "a.gif")
+    nst.show_animation(path, 'From "a" to <b>')
+    text = shown[0].data
+    assert text.count("From &quot;a&quot; to &lt;b&gt;") == 2 and "<b>" not in text
+    assert base64.b64decode(text.split("base64,")[1].split('"')[0]) == path.read_bytes()
+    assert "data:image/gif;" in text

@@ -1,0 +1,128 @@
+"""From files to a picture and its recipe; what is said of a run, and how it is stopped."""
+
+import signal
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import nst_helpers as nst
+
+PAIR = "neuschwanstein_castle.jpg", "church_at_auvers.jpg"
+FAST = {"size": 64, "coarsest": 64, "steps": 3, "style_loss": "gram", "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return [nst.load_image(name, 96) for name in PAIR]  # 96 x 64 and 76 x 96
+
+
+def test_says_what_to_expect_and_what_it_took(defined, pair, capsys):
+    defined.stylize(*pair, steps=3, coarsest=48)
+    first, *sizes, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Expected: ")
+    assert "GB of memory (6 steps at 48 x 32, 3 steps at 96 x 64, on CPU" in first
+    assert [line.split(";")[0] for line in sizes] == ["48 x 32: 6 steps", "96 x 64: 3 steps"]
+    assert all("style" in line and "total" in line for line in sizes)
+    assert last.startswith("Took ") and "(expected: " in last
+    defined.stylize(*pair, steps=1, coarsest=96, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("step, size", [(3, 48), (13, 96)])
+def test_a_callback_that_returns_false_stops_with_the_best_picture_so_far(defined, pair, capsys, step, size):
+    seen = []
+
+    def callback(now):
+        seen.append(now.image)
+        return now.step != step
+
+    image, history = defined.stylize(*pair, steps=5, coarsest=48, callback=callback)
+    assert image.shape == pair[0].shape and image.min() >= 0 and image.max() <= 1
+    assert len(history["total"]) == len(seen) == step and history["size"][-1] == size
+    assert f"and {step} steps: here is the picture of the least loss" in capsys.readouterr().out
+    assert np.abs(image - pair[0]).mean() > 0.01  # painted, not the photograph
+    if size == 96:  # of the pictures of this size, the one whose loss was noted least
+        losses = history["total"][10:]
+        assert any(np.array_equal(image, each) for each in seen[10 + np.argmin(losses) - 1 : 10 + np.argmin(losses)])
+
+
+def test_an_interrupt_waits_for_the_end_of_a_step(defined, pair, monkeypatch):
+    """A real signal in the middle of a step; twice, as impatient people press."""
+    finished, before = [], signal.getsignal(signal.SIGINT)
+
+    def optimizer(evaluate, image, steps, learning_rate):
+        for step in defined.lbfgs(evaluate, image, steps, learning_rate):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            finished.append(True)
+            yield step
+
+    monkeypatch.setitem(defined.OPTIMIZERS, "lbfgs", optimizer)
+    image, history = defined.stylize(*pair, steps=5, coarsest=96, quiet=True, callback=lambda now: None)
+    assert finished == [True] and len(history["total"]) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):  # a loop of quiet runs ends, as any cell does
+        defined.stylize(*pair, steps=5, coarsest=96, quiet=True)
+
+
+def test_a_picture_that_is_no_longer_finite_is_not_returned(defined, pair):
+    with pytest.raises(ValueError, match="at step 2 .or the picture after it"):
+        defined.stylize(*pair, steps=2, coarsest=96, content_weight=1e30, style_loss="gram", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def painted(defined):
+    """A picture with regions and settings of its own, and its recipe."""
+    styles = [
+        {"image": "great_wave.jpg", "mask": "neuschwanstein_castle_sky.png"},
+        {"image": "church_at_auvers.jpg", "weight": 0.5, "scale": 2.0},
+    ]
+    run = {"size": 64, "steps": 4, "coarsest": 32, "style_weight": np.float32(30), "colours": "matched", "quiet": True}
+    return defined.paint(PAIR[0], styles, **run, style_loss="wasserstein")
+
+
+def test_the_recipe_names_files_settings_and_network(painted):
+    _, history, recipe = painted
+    call = recipe["call"]
+    assert (call["content"], call["size"], call["steps"], call["style_weight"]) == (PAIR[0], 64, 4, 30)
+    assert (call["style_loss"], call["colours"]) == ("wasserstein", "matched")
+    assert call["style"][1] == {"image": "church_at_auvers.jpg", "weight": 0.5, "scale": 2.0}
+    assert set(call) == {"content", "style", "size", *nst.Settings.__dataclass_fields__}
+    assert recipe["network"]["model"] == "vgg16" and recipe["network"]["pooling"] == "avg"
+    assert recipe["losses"]["total"] == history["total"][-1] and recipe["steps"] == len(history["total"])
+
+
+def test_a_picture_again_from_its_recipe(defined, painted, tmp_path):
+    image, _, recipe = painted
+    found = nst.read_recipe(nst.save_image(image, tmp_path / "a.png", recipe))
+    assert found == recipe
+    network = nst.build_feature_extractor(**found["network"])
+    again, _, _ = defined.paint(**found["call"], extractor=network, quiet=True)
+    np.testing.assert_array_equal(again, image)
+
+
+def test_a_start_from_a_file_is_in_the_recipe(defined, painted, tmp_path):
+    first = nst.save_image(painted[0], tmp_path / "first.png")
+    image, _, recipe = defined.paint(*PAIR, start=first, **FAST)
+    assert recipe["call"]["start"] == str(first)  # given as a Path
+    again, _, _ = defined.paint(**recipe["call"], quiet=True)
+    np.testing.assert_array_equal(again, image)
+
+
+def test_a_recipe_is_a_copy_of_plain_values(defined, tmp_path):
+    style, layers = {"image": ROOT / "images" / "style" / "great_wave.jpg"}, {"block1_conv1": np.float32(2)}
+    run = FAST | {"size": np.int64(64), "steps": np.int64(2), "style_layers": layers}
+    image, _, recipe = defined.paint(ROOT / "images" / "content" / PAIR[0], style, **run)
+    call = nst.read_recipe(nst.save_image(image, tmp_path / "a.png", recipe))["call"]
+    assert call["steps"] == 2 and isinstance(call["steps"], int) and call["style_layers"] == {"block1_conv1": 2.0}
+    again, _, _ = defined.paint(**call, quiet=True)
+    np.testing.assert_array_equal(again, image)
+    recipe["call"]["style"]["image"] = recipe["network"]["style_layers"] = None
+    assert style["image"] and layers and defined.extractor.style_layers
+
+
+def test_paint_takes_names_not_arrays(defined, pair):
+    for content, style in ((pair[0], PAIR[1]), (PAIR[0], pair[1]), (PAIR[0], nst.Style(pair[1])), (PAIR[0], None)):
+        with pytest.raises(ValueError, match="name of a picture's file, got"):
+            defined.paint(content, style, **FAST)
