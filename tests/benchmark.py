@@ -51,19 +51,18 @@ def load(precision="auto", size=512):
     return defined, *pictures
 
 
-def objective(defined, content, style, extractor=None):
-    return defined.objective(
-        content, [defined.nst.Style(style)], defined.settings_now(), extractor or defined.extractor
-    )
+def objective(defined, content, style, extractor=None, **changes):
+    settings = defined.settings_now(**changes)
+    return defined.objective(content, [defined.nst.Style(style)], settings, extractor or defined.extractor)
 
 
-def ours(precision):
+def ours(precision, kind):
     """The default recipe's seconds, and the float32 loss of its picture."""
     defined, content, style = load(precision)
     start = time.perf_counter()
-    image, _ = defined.stylize(content, style, quiet=True)
+    image, _ = defined.stylize(content, style, quiet=True, style_loss=kind)
     seconds = time.perf_counter() - start
-    judge = objective(defined, content, style, defined.nst.build_feature_extractor(MODEL))
+    judge = objective(defined, content, style, defined.nst.build_feature_extractor(MODEL), style_loss="gram")
     return {"seconds": seconds, "loss": float(judge(defined.tf.constant(image))[0]["total"])}
 
 
@@ -71,7 +70,7 @@ def reference(target):
     """The reference's median step, and how many steps it takes to a loss (at most 1000)."""
     defined, content, style = load("float32")
     tf, seconds = defined.tf, []
-    evaluate, image = objective(defined, content, style), defined.tf.Variable(content)
+    evaluate, image = objective(defined, content, style, style_loss="gram"), defined.tf.Variable(content)
     optimizer = defined.keras.optimizers.Adam(0.02, beta_1=0.99, epsilon=0.1)
     for _ in range(1000):
         start = time.perf_counter()
@@ -97,19 +96,18 @@ def optimiser(kind):
     run = defined.adam
     if kind in preconditioners:
         run = defined.functools.partial(defined.lbfgs, preconditioner=preconditioners[kind])
-    for _, losses in run(objective(defined, content, style), defined.tf.constant(content), 61, 0.05):
+    for _, losses in run(objective(defined, content, style, style_loss="gram"), defined.tf.constant(content), 61, 0.05):
         pass
     return {"loss": float(losses["total"])}
 
 
 def step(precision, size):
-    """Milliseconds of the losses and gradient, and of a whole step of L-BFGS with all that belongs to it.
+    """Milliseconds of the losses and gradient alone, and of a whole step of L-BFGS, which has them in it.
 
-    They take turns, so that a busy machine slows both. Two evaluations of one step are one too many;
-    the ratio leaves it out.
+    They take turns, so that a busy machine slows both.
     """
     defined, content, style = load(precision, size)
-    evaluate, image = objective(defined, content, style), defined.tf.constant(content)
+    evaluate, image = objective(defined, content, style, style_loss="gram"), defined.tf.constant(content)
     descent = defined.OPTIMIZERS["lbfgs"](evaluate, image, 10_000, 0.05)
     height, width = content.shape[1:3]
     run = defined.nst.Run([(width, height, 10_000)], quiet=True)
@@ -127,6 +125,20 @@ def step(precision, size):
         "step": 1000 * statistics.median(whole[8:]),
         "ratio": statistics.median(whole[8:]) / statistics.median(alone[8:]),
     }
+
+
+def style_loss(size):
+    """Milliseconds of the losses and gradient with either style loss, taking turns."""
+    defined, content, style = load(size=size)
+    image, seconds = defined.tf.constant(content), {kind: [] for kind in defined.nst.STYLE_LOSSES}
+    evaluate = {kind: objective(defined, content, style, style_loss=kind) for kind in seconds}
+    for _ in range(40 if size < 500 else 20):
+        for kind, function in evaluate.items():
+            start = time.perf_counter()
+            image = image - 1e-6 * function(image)[1]
+            image.numpy()
+            seconds[kind].append(time.perf_counter() - start)
+    return {kind: 1000 * statistics.median(values[5:]) for kind, values in seconds.items()}
 
 
 def first_step():
@@ -209,17 +221,20 @@ def table(title, *rows, note=""):
 
 
 def picture():
-    found = {precision: measured(ours, precision) for precision in ("float32", "bfloat16")}
-    best = min(found.values(), key=lambda one: one["seconds"])
-    theirs = measured(reference, best["loss"], runs=1)
-    seconds = theirs["step"] * theirs["steps"]
-    rows = [("recipe", "total loss, in float32", "seconds", "in steps of the reference")]
-    words = f"reference, {theirs['steps']:.0f} steps"
+    found = {}
+    for precision, kind in (("float32", "gram"), ("bfloat16", "gram"), ("bfloat16", "wasserstein")):
+        found[f"ours, {precision}, {kind}"] = measured(
+            ours, precision, kind, runs=1 if precision == "float32" else RUNS
+        )
+    theirs = measured(reference, found["ours, bfloat16, gram"]["loss"], runs=1)
+    rows = [("recipe", "total loss with Gram matrices, in float32", "seconds", "in steps of the reference")]
+    words, seconds = f"reference, {theirs['steps']:.0f} steps", theirs["step"] * theirs["steps"]
     rows.append((words, f"{theirs['loss']:.3f}", f"{seconds:.0f}", f"{theirs['steps']:.0f}"))
-    for precision, one in found.items():
+    for words, one in found.items():
         cells = f"{one['loss']:.3f}", f"{one['seconds']:.1f}", f"{one['seconds'] / theirs['step']:.0f}"
-        rows.append((f"ours, {precision}", *cells))
-    return table("The default picture, 512 x 342 pixels", *rows, note="The reference stops at our loss.")
+        rows.append((words, *cells))
+    note = "The reference stops at our loss in bfloat16. (The Wasserstein loss minimises something else.)"
+    return table("The default picture, 512 x 342 pixels", *rows, note=note)
 
 
 def optimisers():
@@ -239,6 +254,22 @@ def steps():
     return table("A step of L-BFGS", *rows)
 
 
+def style_losses():
+    rows, sums = [("longest side", "gram, ms", "wasserstein, ms", "ratio")], [0.0, 0.0]
+    for pixels, number in ((128, 120), (256, 60), (512, 30)):
+        one = measured(style_loss, pixels)
+        rows.append(
+            (pixels, f"{one['gram']:.1f}", f"{one['wasserstein']:.1f}", _ratio(one["gram"], one["wasserstein"]))
+        )
+        sums = [total + number * ms / 1000 for total, ms in zip(sums, one.values())]
+    rows.append(("120, 60 and 30 steps", *(f"{total:.1f} s" for total in sums), _ratio(*sums)))
+    return table("Losses and gradient with either style loss", *rows)
+
+
+def _ratio(first, second):
+    return f"{second / first:.2f}"
+
+
 def start():
     rows = [(name, f"{mark:.1f}") for name, mark in measured(first_step).items()]
     title = "Seconds from starting Python to the end of the first step at full size"
@@ -248,13 +279,15 @@ def start():
 def sizes():
     rows = [("pixels", "expected", "seconds", "off by", "expected", "peak memory", "off by")]
     for pixels in (256, 512, 1024):
-        one = measured(size, pixels, runs=RUNS if pixels < 1000 else 1)
+        one = measured(size, pixels, runs=1)
         cells = [f"{pixels} x {one['height']:.0f}"]
         for what, form in (("seconds", "{:.0f} s"), ("gigabytes", "{:.1f} GB")):
             expected, real = one[f"expected {what}"], one[what]
             cells += [form.format(expected), form.format(real), f"{expected / real - 1:+.0%}"]
         rows.append(cells)
-    note = "What the notebook says before a run, beside what it took; memory is that of the whole process."
+    note = (
+        "What the notebook says before a run, beside what it took (one run each); memory is that of the whole process."
+    )
     return table("The default recipe at three sizes", *rows, note=note)
 
 
@@ -265,7 +298,7 @@ def watching():
     return table("What the live picture and the curves cost", *rows, note="Medians of three runs in one process.")
 
 
-TABLES = {table.__name__: table for table in (picture, optimisers, steps, start, sizes, watching)}
+TABLES = {table.__name__: table for table in (picture, optimisers, steps, style_losses, start, sizes, watching)}
 
 
 def processor():
