@@ -86,6 +86,7 @@ def test_a_content_weight_alone_leaves_the_photograph(defined, pair, optimizer):
     assert np.abs(image - pair[0]).mean() < 1e-2
 
 
+@pytest.mark.slow
 def test_a_larger_style_weight_gives_less_style_loss(defined, pair):
     ends = [
         defined.stylize(*pair, content_weight=1, style_weight=weight, tv_weight=0.2, steps=40)[1]["style"][-1]
@@ -94,6 +95,7 @@ def test_a_larger_style_weight_gives_less_style_loss(defined, pair):
     assert ends[0] > ends[1] > ends[2]
 
 
+@pytest.mark.slow
 def test_a_larger_tv_weight_gives_a_smoother_picture(defined, pair):
     ends = [
         defined.stylize(*pair, content_weight=1, style_weight=10, tv_weight=weight, steps=30)[1]["tv"][-1]
@@ -160,6 +162,7 @@ def test_scales_mind_a_small_style(defined):
     assert defined.scales_of(large, [nst.Style(large, scale=0.1)], 64, 16) == [1]
 
 
+@pytest.mark.slow
 def test_lbfgs_ends_below_adam(defined, pair):
     ends = {
         name: defined.stylize(*pair, steps=60, optimizer=name, **WEIGHTS)[1]["total"][-1] for name in ("adam", "lbfgs")
@@ -167,6 +170,7 @@ def test_lbfgs_ends_below_adam(defined, pair):
     assert ends["lbfgs"] < 0.95 * ends["adam"]
 
 
+@pytest.mark.slow
 @needs_bfloat16
 def test_bfloat16_ends_where_float32_does(defined, pair):
     short = nst.build_feature_extractor("vgg16", precision="bfloat16")
@@ -240,6 +244,7 @@ def test_lbfgs_stays_where_there_is_no_slope(defined, picture):
         np.testing.assert_array_equal(image, picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(1, 1e6, 0), (0, 1e-6, 0), (0, 0, 1), (1e-8, 1e-6, 1e-8), (1, 100, 50)])
 def test_lbfgs_descends_at_any_weights(defined, pair, weights):
     names = ("content_weight", "style_weight", "tv_weight")
@@ -264,6 +269,7 @@ def test_takes_numbers_of_any_type(defined, pair, number):
     assert history["total"][0] == pytest.approx(3 * (history["style"][0] + history["tv"][0]), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", nst.MODELS)
 def test_paints_through_every_network(defined, pair, model):
     """With random weights: at its own default layers, smoothed where the network needs it."""
