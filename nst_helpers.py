@@ -3,8 +3,7 @@
 The method itself (losses, descent, coarse to fine) is in the notebook; this module holds what a reader would skim.
 
 Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of shape
-`(1, height, width, 1)`. Only the feature extractor knows what its network wants instead (VGG: BGR, 0 to 255,
-ImageNet's mean subtracted).
+`(1, height, width, 1)`. Only the feature extractor knows what its network wants (VGG: BGR, 0 to 255, less a mean).
 """
 
 import base64
@@ -964,13 +963,14 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    It has `call`: the settings, and the files (`content`, `style`, `size`, perhaps `start`); `network`, what to build
-    the extractor from again; `losses`, the last ones; `steps`, as many as were done; `seconds`; and `software`, the
-    versions. Painting it again gives the same picture, unless the run was stopped or the network's weights are random.
+    It has `call`: the settings, and the files (`content`, `style`, `size`, perhaps `start`); `network`, what to build the
+    extractor from again; `losses`, the last ones; `steps`, as many as were done; `seconds`; `software`, the versions.
     """
     names = ("model", "content_layer", "style_layers", "pooling", "weights", "precision", "smooth")
+    style, named = files["style"], lambda each: each._asdict() if isinstance(each, Style) else each  # else a bare list
     recipe = {
-        "call": {**files, **dataclasses.asdict(settings)},
+        "call": {**files, **dataclasses.asdict(settings)}
+        | {"style": list(map(named, style)) if type(style) in (list, tuple) else named(style)},
         "network": {name: getattr(extractor, name) for name in names},
         "losses": {name: history[name][-1] for name in _LOSSES},
         "steps": len(history["total"]),

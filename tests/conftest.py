@@ -87,3 +87,13 @@ def random():
 def picture(random):
     """A random image that no two pixels of are alike, away from the ends of [0, 1]."""
     return random.uniform(0.1, 0.9, (1, 32, 40, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def castle():
+    return nst.load_image("neuschwanstein_castle.jpg", 64)  # 64 x 43
+
+
+@pytest.fixture(scope="module")
+def church():
+    return nst.load_image("church_at_auvers.jpg", 64)

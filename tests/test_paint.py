@@ -126,3 +126,11 @@ def test_paint_takes_names_not_arrays(defined, pair):
     for content, style in ((pair[0], PAIR[1]), (PAIR[0], pair[1]), (PAIR[0], nst.Style(pair[1])), (PAIR[0], None)):
         with pytest.raises(ValueError, match="name of a picture's file, got"):
             defined.paint(content, style, **FAST)
+
+
+def test_a_style_with_a_scale_is_in_the_recipe_by_its_fields(defined):
+    style = nst.Style("great_wave.jpg", scale=2.0)
+    for given in (style, [style, "church_at_auvers.jpg"]):
+        image, _, recipe = defined.paint(PAIR[0], given, **FAST)
+        again, _, _ = defined.paint(**recipe["call"], quiet=True)
+        np.testing.assert_array_equal(again, image)

@@ -12,16 +12,6 @@ from PIL import Image
 import nst_helpers as nst
 
 
-@pytest.fixture(scope="module")
-def castle():
-    return nst.load_image("neuschwanstein_castle.jpg", 64)  # 64 x 43
-
-
-@pytest.fixture(scope="module")
-def church():
-    return nst.load_image("church_at_auvers.jpg", 64)
-
-
 def half(image, left=1.0, right=0.0):
     """A mask: one value on the left half, another on the right."""
     mask = np.full((1, *image.shape[1:3], 1), left, np.float32)

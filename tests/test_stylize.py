@@ -352,16 +352,6 @@ def test_refuses_a_picture_too_small_for_the_network(defined, pair):
 
 
 @pytest.fixture(scope="module")
-def castle():
-    return nst.load_image("neuschwanstein_castle.jpg", 64)  # 64 x 43
-
-
-@pytest.fixture(scope="module")
-def church():
-    return nst.load_image("church_at_auvers.jpg", 64)
-
-
-@pytest.fixture(scope="module")
 def wave():
     return nst.load_image("great_wave.jpg", 64)
 
