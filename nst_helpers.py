@@ -25,6 +25,7 @@ import textwrap
 import threading
 import time
 import timeit
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -63,12 +64,20 @@ def _quiet_stderr():
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
+os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else is set, here or in keras.json
 with _quiet_stderr():
     import keras
     import tensorflow as tf
 
     _GPUS = tf.config.list_physical_devices("GPU")  # the first look for one logs, too
 
+if keras.config.backend() != "tensorflow":
+    todo = "Restart the kernel and import nst_helpers before keras."
+    raise ImportError(f"Expected Keras on TensorFlow, got the backend {keras.config.backend()!r}. {todo}")
+with suppress(ImportError):  # photographs of phones, if the package is there
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
@@ -80,6 +89,11 @@ OPTIMIZERS = ("adam", "lbfgs")
 STYLE_LOSSES = ("gram", "wasserstein")
 PRECISIONS = ("float32", "bfloat16")
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
+_RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".pef", ".orf", ".rw2", ".raf", ".srw", ".3fr", ".iiq"}
+_BROKEN = (
+    "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
+)
+_BROKEN += "gradient, as a root has at 0."
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
 _panel = None  # the one that was shown last
 # Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
@@ -102,12 +116,16 @@ class Settings:
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     content_layer: str | None = None  # the layer that stands for content; None: the extractor's own
     style_layers: Mapping[str, float] | None = None  # weights by layers; None: the extractor's own
+    tile_size: int | str | None = "auto"  # in pixels; None: never in tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
         _check_above_0(self.steps, "steps", Integral)
         _check_above_0(self.coarsest, "coarsest", Integral)
         _check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
+        if self.tile_size not in (None, "auto") and not (type(self.tile_size) is int and self.tile_size >= 64):
+            wanted = 'None, "auto" or a whole number of at least 64, in pixels'
+            raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, OPTIMIZERS, "optimizer")
         check_name(self.style_loss, STYLE_LOSSES, "style loss")
@@ -131,7 +149,7 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     array = np.asarray(image)
     if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
         raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
-    array = array.astype(np.float32)
+    array = array.astype(np.float32, copy=False)
     if not ((low := array.min()) >= 0 and array.max() <= 1):
         todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
         todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
@@ -173,7 +191,7 @@ def find_images(folder: str | Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
 
 
-def load_image(path: str | Path, max_size: int = 512, kind: str | None = None) -> np.ndarray:
+def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
     """Reads a picture in any format and colour mode that Pillow reads, as float32 RGB in [0, 1], `(1, height, width, 3)`.
 
     The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and transparency laid over
@@ -182,8 +200,9 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None) -
 
     Args:
         path: The file. A bare name that is not there, such as "great_wave.jpg", is looked for in `images/`.
-        max_size: Longest side of the result at most, in pixels. Keeps the aspect ratio; enlarges nothing.
+        max_size: Longest side of the result at most, in pixels. Keeps the aspect ratio.
         kind: The folder in `images/` to look in first: "content", "style" or "masks".
+        enlarge: Whether a smaller picture is enlarged to `max_size`, with Lanczos' filter.
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
         PermissionError: If the file may not be read.
@@ -195,6 +214,7 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
             with Image.open(path) as file:
+                _refuse_raw(file, path)
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
                     file.getexif()  # kept; from the raw block Pillow would write all tags anew, good or bad
@@ -205,9 +225,21 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None) -
         raise
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         todo = f"Save it from another program as PNG or JPEG ({max_size} pixels on the longest side are enough)."
+        with open(path, "rb") as file:
+            if file.read(12)[4:8] == b"ftyp":  # the kind of file that HEIC, AVIF and films are
+                todo = f"A phone's HEIC photograph is read after `pip install pillow-heif` and a restart. Or: {todo}"
         raise ValueError(f"Expected a picture that Pillow can read, got {str(path)!r} ({error}). {todo}") from error
+    if enlarge and (factor := max_size / max(picture.size)) > 1:
+        picture = picture.resize([max(1, round(factor * side)) for side in picture.size], Image.Resampling.LANCZOS)
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
+
+
+def _refuse_raw(file: Image.Image, path: Path) -> None:
+    """Raises ValueError for a camera's raw file: a TIFF whose first picture is a preview."""
+    tags = getattr(file, "tag_v2", {})  # 254: 1 for a preview; 50706: the version of DNG
+    if path.suffix.lower() in _RAW or (file.format == "TIFF" and (tags.get(254, 0) & 1 or 50706 in tags)):
+        raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
 
 
 def _located(path: str | Path, kind: str | None) -> Path:
@@ -278,6 +310,8 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
     """A copy of an image, by a factor or to a (height, width); Lanczos, averaging on the way down; in [0, 1]."""
     if np.ndim(size) == 0:
         size = [max(1, round(size * side)) for side in image.shape[1:3]]
+    if tuple(size) == tuple(image.shape[1:3]):
+        return tf.convert_to_tensor(image, tf.float32)
     return tf.clip_by_value(tf.image.resize(image, size, "lanczos3", antialias=True), 0, 1)
 
 
@@ -299,9 +333,61 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
         text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
     if path.suffix.lower() not in endings:
         raise ValueError(f"Expected a file name ending in {wanted.format(', '.join(endings))}, got {path.name!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **({"pnginfo": text} if path.suffix.lower() == ".png" else {"quality": 95}))
+    options, kind = {"quality": 95}, Image.registered_extensions()[path.suffix.lower()]
+    return _write(path, lambda file: picture.save(file, kind, **({"pnginfo": text} if kind == "PNG" else options)))
+
+
+def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
+    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
+    path = Path(path).expanduser()
+    aside = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "wb") as file:
+            write(file)
+        os.replace(aside, path)
+    except OSError as error:
+        todo = "Free some space, or choose another folder or a shorter name."
+        raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
     return path
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises OSError unless files can be written into a folder; makes it if need be."""
+    _write(Path(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink()
+
+
+def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
+    """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
+
+    It replaces an earlier one only if that was made in the same way (call, network and number of steps); otherwise it
+    gets the first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
+    """
+    call, folder = recipe["call"], Path(folder).expanduser()
+    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
+    names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
+    stem = "-".join(Path(str(name)).stem for name in names)[:120]
+
+    def made_alike(path):
+        with suppress(ValueError, OSError):
+            found = read_recipe(path)
+            return all(found.get(part) == recipe[part] for part in ("call", "network", "steps"))
+
+    check_folder(folder)
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    path = next(path for name in names if _taken(path := folder / f"{name}.png") or made_alike(path))
+    return save_image(image, path, recipe)
+
+
+def _taken(path: Path) -> bool:
+    """Takes a name that is free by an empty file, before another run does; returns whether it was."""
+    with suppress(FileExistsError):
+        path.touch(exist_ok=False)
+        return True
+    return False
 
 
 def _as_picture(image: Any) -> Image.Image:
@@ -357,11 +443,9 @@ def show_images(
         axis.set_title("\n".join(textwrap.fill(line, letters) for line in str(title).splitlines()), **font)
     if caption:
         figure.supxlabel(textwrap.fill(caption, int(11 * inches[0])), style="italic", **font)
-    data = _rendered(figure, "jpeg", pil_kwargs={"quality": 80})
+    data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
     if path is not None:
-        path = Path(path).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        _write(path, lambda file: file.write(data))
     display(DisplayedImage(data, format="jpeg", alt=caption or ", ".join(map(str, titles))))
 
 
@@ -430,6 +514,7 @@ class Network(NamedTuple):
     content_layer: str
     style_layers: Mapping[str, float]  # each with its weight
     smooth: bool = False  # whether its feature maps need `smooth_activations`
+    file: str = ""  # its weights' address, in `_KERAS_FILES`
 
 
 # VGG: the first convolution of each block. Residual networks: the last activation at each resolution, which has seen all
@@ -438,13 +523,24 @@ _VGG = "block4_conv2", [f"block{block}_conv1" for block in range(1, 6)]
 _RESNET = "conv3_block4_out", ["conv1_relu", *(f"conv{n}_out" for n in "2_block3 3_block4 4_block6 5_block3".split())]
 _MOBILENET = "block_6_expand_relu", [*(f"block_{block}_expand_relu" for block in (1, 3, 6, 13)), "out_relu"]
 _KERAS = keras.applications
+_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_KERNELS = "_weights_tf_dim_ordering_tf_kernels"
 MODELS = {  # by the names that `MODEL` takes; the layers' weights fall from shallow to deep
-    name: Network(build, module.preprocess_input, content, dict(zip(style, (256.0, 64.0, 16.0, 4.0, 1.0))), smooth)
-    for name, build, module, (content, style), smooth in (
-        ("vgg16", _KERAS.VGG16, _KERAS.vgg16, _VGG, False),
-        ("vgg19", _KERAS.VGG19, _KERAS.vgg19, _VGG, False),
-        ("resnet50", _KERAS.ResNet50, _KERAS.resnet50, _RESNET, True),
-        ("mobilenetv2", _KERAS.MobileNetV2, _KERAS.mobilenet_v2, _MOBILENET, True),
+    name: Network(
+        build, module.preprocess_input, content, dict(zip(style, (256.0, 64.0, 16.0, 4.0, 1.0))), smooth, file
+    )
+    for name, build, module, (content, style), smooth, file in (
+        ("vgg16", _KERAS.VGG16, _KERAS.vgg16, _VGG, False, ""),
+        ("vgg19", _KERAS.VGG19, _KERAS.vgg19, _VGG, False, f"vgg19/vgg19{_KERNELS}_notop.h5"),
+        ("resnet50", _KERAS.ResNet50, _KERAS.resnet50, _RESNET, True, f"resnet/resnet50{_KERNELS}_notop.h5"),
+        (
+            "mobilenetv2",
+            _KERAS.MobileNetV2,
+            _KERAS.mobilenet_v2,
+            _MOBILENET,
+            True,
+            f"mobilenet_v2/mobilenet_v2{_KERNELS}_1.0_224_no_top.h5",
+        ),
     )
 }
 
@@ -480,10 +576,14 @@ def _convolution_seconds() -> dict[str, float]:
 
     seconds = dict.fromkeys(PRECISIONS, math.inf)
     for precision in PRECISIONS:
-        with suppress(tf.errors.OpError):  # a device without this kernel
+        try:
             inputs = tf.ones((1, 64, 64, 128), precision), tf.ones((3, 3, 128, 128), precision)
             times = timeit.repeat("float(convolve(*inputs))", number=1, repeat=12, globals=locals())
             seconds[precision] = min(times)  # the least disturbed; the first ones compile
+        except tf.errors.OpError as error:  # a device without this kernel, or one that fails
+            what = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
+            cpu = "To compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1."
+            print(f"{what}; float32 is used." if precision != "float32" else f"{what}. {cpu}")
     return seconds
 
 
@@ -503,27 +603,62 @@ class FeatureExtractor:
 
     def __post_init__(self) -> None:
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
-        shapes = self.network.compute_output_shape((1, 512, 512, 3))
-        self.smallest_side = 512 // min(shape[1] for shape in shapes.values())  # pixels in a position of the deepest
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
-        numbers = sum(math.prod(shape) for shape in everything.compute_output_shape((1, 512, 512, 3)))
-        self.bytes_per_pixel = numbers / 512**2 * (2 if self.precision == "bfloat16" else 4)
+        shapes = everything.compute_output_shape((1, 512, 512, 3))
+        self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
+        self.smallest_side = 512 // min(shape[1] for shape in shapes)  # pixels in a position of the deepest layer
+        before = after = 0.0  # how many pixels before and after its own a position sees
+        for layer, shape in zip(self.network.layers, shapes):
+            side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
+            pixels = 512 / shape[1] / getattr(layer, "strides", (1,))[0]  # from one of its inputs to the next
+            before, after = before + (side - 1) // 2 * pixels, after + side // 2 * pixels
+        needed = max(before, after - self.smallest_side)
+        self.halo = math.ceil(needed / self.smallest_side) * self.smallest_side  # around a tile, in pixels
 
-    def __call__(self, image: Any) -> dict[str, tf.Tensor]:
+    def __call__(self, image: Any, temperatures: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
         """Returns an image's feature maps (after ReLU) by layer, `(1, height, width, channels)`, of the type `precision`.
 
         The image is RGB in [0, 1], shape `(1, height, width, 3)`. Raises ValueError if it is too small, or of another
-        shape or (outside a compiled function) range. Smoothed maps are float32.
+        shape or (outside a compiled function) range. Smoothed maps are float32; without `temperatures` the image's own
+        are taken.
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)
         check_image(image)
-        (height, width), least = image.shape[1:3], self.smallest_side
+        self._check_size(*image.shape[1:3])
+        features = self.network(MODELS[self.model].preprocess(image * 255.0))
+        if not self.smooth:
+            return features
+        temperatures = temperatures or {name: temperature(F) for name, F in features.items()}
+        return {name: smooth_activations(F, temperatures[name]) for name, F in features.items()}
+
+    def _check_size(self, height: int | None, width: int | None) -> None:
+        least = self.smallest_side
         if min(height or math.inf, width or math.inf) < least:
             wanted = f"the layer {self.network.layers[-1].name}: expected at least {least} x {least} pixels"
             todo = "Take a larger or a less narrow picture, load it with a larger size, or take shallower layers."
             raise ValueError(f"The image is too small for {wanted}, got {height} x {width} (height x width). {todo}")
-        features = self.network(MODELS[self.model].preprocess(image * 255.0))
-        return {name: smooth_activations(F) if self.smooth else F for name, F in features.items()}
+
+    def map_shapes(self, image: Any) -> dict[str, tuple[int, int]]:
+        """Returns the height and width of an image's feature maps by layer."""
+        self._check_size(*image.shape[1:3])
+        shapes = self.network.compute_output_shape((1, *image.shape[1:3], 3))
+        return {name: tuple(shape[1:3]) for name, shape in shapes.items()}
+
+    def memory(self, image: Any, tile: int | None = None) -> float:
+        """Estimates what a step needs for an image, in bytes: for the feature maps, and for the optimiser's pictures."""
+        pixels = math.prod(image.shape[1:3])
+        seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
+        return 1.5 * self.bytes_per_pixel * seen + 240 * pixels
+
+    def temperatures(self, images: Sequence[Any]) -> dict[str, tf.Tensor]:
+        """Returns what to smooth a run's feature maps with: each layer's largest `temperature` in these images."""
+        if not self.smooth:
+            return {}
+        plain, found = dataclasses.replace(self, smooth=False), []
+        for image in images:
+            features = plain(resized(image, min(1, 512 / max(image.shape[1:3]))))
+            found.append([temperature(features[name]) for name in self.layers])
+        return dict(zip(self.layers, map(tf.reduce_max, zip(*found))))
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
@@ -538,16 +673,35 @@ class FeatureExtractor:
         return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
 
 
-def smooth_activations(features: tf.Tensor) -> tf.Tensor:
-    """Smooths a feature map F with a softmax: `exp(F / T) / mean(exp(F / T))`, `T = max(1, max(F) / 3)`, in float32.
+def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, image: Any) -> int | None:
+    """Returns the size of the tiles to paint an image in, or None for no tiles: "auto" is 768 where memory is short."""
+    if tile_size != "auto":
+        return tile_size
+    free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
+    return 768 if extractor.memory(image) > 0.7 * free else None
+
+
+def temperature(features: tf.Tensor) -> tf.Tensor:
+    """What brings the largest value of a feature map down to 3, but 1 at least."""
+    return tf.maximum(1.0, tf.cast(tf.reduce_max(features), tf.float32) / 3)
+
+
+def smooth_activations(features: tf.Tensor, temperature: Any) -> tf.Tensor:
+    """Smooths a feature map F: `exp(F / T)`, with T the temperature, in float32.
 
     Wang, Li & Vasconcelos, CVPR 2021, arXiv 2104.05623: in residual networks a few large values outweigh all others,
     and the Gram matrix knows little else. A softmax over all positions and channels evens out values of the order of 1
-    (exp(20) is 500 million), to which T brings them. The paper has T = 1, and the sum for the mean.
+    (exp(20) is 500 million), to which T brings them. The paper has T = 1, and a denominator, which drops out of losses
+    that are relative to their targets.
     """
-    features = tf.cast(features, tf.float32)
-    weights = tf.exp(features / tf.maximum(1.0, tf.reduce_max(features) / 3))
-    return weights / tf.reduce_mean(weights)
+    return tf.exp(tf.cast(features, tf.float32) / temperature)
+
+
+def inner(features: tf.Tensor) -> tf.Tensor:
+    """A feature map without its outermost positions, which see the zeros around the picture; a small map as it is."""
+    height, width = tf.unstack(tf.shape(features)[1:3])
+    edge = tf.cast(tf.minimum(height, width) >= 8, tf.int32)
+    return features[:, edge : height - edge, edge : width - edge]
 
 
 def build_feature_extractor(
@@ -626,9 +780,14 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
                 warnings.simplefilter("ignore", UserWarning)  # MobileNetV2's of the size it was trained at
                 return build(weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
-            folder, name = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models", model.upper()
-            todo = f"to get {name}, connect to the internet and run this again, or put that file into {folder}"
-            print(f"{name}'s ImageNet weights could not be loaded ({error}), so VGG16 from weights/ stands in; {todo}.")
+            home = os.environ.get("KERAS_HOME", "~/.keras")
+            if not os.access(Path(home).expanduser() if "KERAS_HOME" in os.environ else Path.home(), os.W_OK):
+                home = "/tmp/.keras"  # as Keras does; where that cannot be written either, see `error`
+            name, cause = model.upper(), (str(error).strip() or type(error).__name__).splitlines()[0]
+            todo = f"connect to the internet and run this again, or put {_KERAS_FILES}{MODELS[model].file} "
+            todo += f"into {home}/models"
+            print(f"{name}'s ImageNet weights could not be loaded ({cause}), so VGG16 from weights/ stands in.")
+            print(f"To get {name}, {todo}.")
             return _load_backbone("vgg16", "imagenet")
         finally:
             socket.setdefaulttimeout(timeout)
@@ -658,13 +817,14 @@ class Style(NamedTuple):
     # height and width; or the path or name of a mask's file. None: everywhere.
     mask: Any = None
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
+    image_mask: Any = None  # which part of the painting counts: as `mask`, but in the image's proportions. None: all
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
     """Turns what may be passed as a style into a list of styles with arrays as images and masks, and checks it.
 
     A style is an image, or the path or name of its file; a `Style`, or a dict with its fields; or a list of these.
-    Files are read at the longest side of `content_image`, times the style's scale (if they have as many pixels); with
+    A file is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is. With
     `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
@@ -682,27 +842,39 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
 
 def _read(style: Style, name: str, content_image: Any, from_files: bool) -> Style:
     """Returns a style with its image and its mask as checked arrays."""
-    image, weight, mask, scale = style
+    image, scale = style.image, style.scale
     _check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
-    if scale > 8:
-        raise ValueError(f"Expected the scale of {name} to be 8 at most, got {scale!r}: memory grows with its square.")
+    size = max(content_image.shape[1:3])
     if from_files or isinstance(image, (str, os.PathLike)):
-        size = max(content_image.shape[1:3])
-        image = load_image(image, round(size * max(1, scale)), "style")
-        scale *= min(1, size / max(image.shape[1:3]))  # the rest of it, to what it would have been at 1
-    if mask is not None:
-        mask = load_mask(mask, content_image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
-        size, got, what = tuple(content_image.shape[1:3]), f"{mask.dtype} of shape {mask.shape}", f"the mask of {name}"
-        if mask.shape not in (size, (1, *size, 1)) or mask.dtype.kind not in "biuf":
-            wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
-            raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, content_image) returns that.")
-        mask = mask.astype(np.float32).reshape(1, *size, 1)
-        if not (mask.min() >= 0 and mask.max() <= 1):
-            got = f"{mask.min():g} to {mask.max():g}. Divide a mask of 0 to 255 by 255"
-            raise ValueError(f"Expected {what} in the range 0 (does not count) to 1 (counts), got {got}.")
-        if mask.max() == 0:
-            raise ValueError(f"Expected {what} to count somewhere, got only 0 (black). Is it the wrong way round?")
-    return Style(check_image(image, name), weight, mask, scale)
+        image = load_image(image, round(size * min(8, max(1, scale))), "style")
+        scale *= size / max(image.shape[1:3])  # the rest of it
+    image = check_image(image, name)
+    if (times := scale * max(image.shape[1:3]) / size) > 8.001:
+        why = "memory grows with the square"
+        raise ValueError(
+            f"Expected the scale of {name} to make it 8 times the picture at most, got {times:.3g}: {why}."
+        )
+    mask, image_mask = (
+        None if each is None else _checked_mask(each, of, f"the {what} of {name}")
+        for each, of, what in ((style.mask, content_image, "mask"), (style.image_mask, image, "image_mask"))
+    )
+    return Style(image, style.weight, mask, scale, image_mask)
+
+
+def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray:
+    """Returns the mask of an image, from a file or an array, as `load_mask` does."""
+    mask = load_mask(mask, image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
+    size, got = tuple(image.shape[1:3]), f"{mask.dtype} of shape {mask.shape}"
+    if mask.shape not in (size, (1, *size, 1)) or mask.dtype.kind not in "biuf":
+        wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
+        raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, image) returns that.")
+    mask = mask.astype(np.float32).reshape(1, *size, 1)
+    if not (mask.min() >= 0 and mask.max() <= 1):
+        got = f"{mask.min():g} to {mask.max():g}. Divide a mask of 0 to 255 by 255"
+        raise ValueError(f"Expected {what} in the range 0 (does not count) to 1 (counts), got {got}.")
+    if mask.max() == 0:
+        raise ValueError(f"Expected {what} to count somewhere, got only 0 (black). Is it the wrong way round?")
+    return mask
 
 
 class Region(NamedTuple):
@@ -713,11 +885,11 @@ class Region(NamedTuple):
     guides: dict[str, tf.Tensor | None]  # from each layer to what `guide` returns
 
 
-def regions(styles: Sequence[Style], features: Mapping[str, tf.Tensor]) -> list[Region]:
+def regions(styles: Sequence[Style], shapes: Mapping[str, Sequence[int]]) -> list[Region]:
     """Groups styles into regions: those of the same mask are blended in it. Without masks there is one, of share 1.
 
-    Gatys and others, "Controlling Perceptual Factors in Neural Style Transfer", arXiv 1611.07865. `features` are the
-    picture's feature maps by layer, `(1, height, width, channels)`. Raises ValueError if a mask is empty at a layer.
+    Gatys and others, "Controlling Perceptual Factors in Neural Style Transfer", arXiv 1611.07865. `shapes` are the
+    (height, width) of the picture's feature maps by layer. Raises ValueError if a mask is empty at a layer.
     """
     groups: dict[bytes | None, list[Style]] = {}
     for style in styles:
@@ -726,51 +898,88 @@ def regions(styles: Sequence[Style], features: Mapping[str, tf.Tensor]) -> list[
     weights = [sum(style.weight for style in group) for group in groups.values()]
     mean, found = float(np.average(weights, weights=areas)), []
     for area, weight, group in zip(areas, weights, groups.values()):
-        guides = {layer: guide(group[0].mask, F, layer) for layer, F in features.items()}
+        guides = {layer: guide(group[0].mask, shape, layer) for layer, shape in shapes.items()}
         blended = [style._replace(weight=style.weight / weight) for style in group]
         found.append(Region(area * weight / mean, blended, guides))
     return found
 
 
-def guide(mask: np.ndarray | None, features: tf.Tensor, layer: str = "given") -> tf.Tensor | None:
-    """The root of a mask, averaged down to a feature map's positions and divided by its mean; None without a mask.
+def guide(mask: np.ndarray | None, shape: Sequence[int], layer: str = "given") -> tf.Tensor | None:
+    """The root of a mask, averaged down to a feature map's (height, width) and divided by its `inner` mean; or None.
 
     The map times that has the region's Gram matrix. Raises ValueError if the mask covers less than one position.
     """
     if mask is None:
         return None
-    mask = tf.image.resize(mask, features.shape[1:3], "area")
-    if (covered := float(tf.reduce_sum(mask))) < 1:
+    mask = tf.image.resize(mask, shape, "area")
+    if (covered := float(tf.reduce_sum(inner(mask)))) < 1:
         where = f"the layer {layer}: of its {mask.shape[1]} x {mask.shape[2]} positions it covers {covered:.2g}"
         todo = "Enlarge the white region, begin larger (coarsest), or leave the layer out of style_layers."
         raise ValueError(f"A mask is empty at {where}, at least 1 is needed. {todo}")
-    return tf.cast(tf.sqrt(mask / tf.reduce_mean(mask)), features.dtype)
+    return tf.sqrt(mask / tf.reduce_mean(inner(mask)))
 
 
-def check_reach(styles: Sequence[Style]) -> None:
-    """Says how much of a picture is in no style's mask, if that is more than a little."""
-    reach = functools.reduce(np.maximum, [1.0 if style.mask is None else style.mask for style in styles])
-    if (bare := np.mean(reach < 0.05)) > 0.005:
-        todo = "If that is not meant, add a style there (such as one with the mask 1 - mask)."
-        print(f"{bare:.0%} of the picture is in no style's mask: it stays near the photograph. {todo}")
+def reach(styles: Sequence[Style]) -> np.ndarray | None:
+    """How much of each pixel is painted, in [0, 1], `(1, height, width, 1)`; None if all of all.
+
+    It is the sum of the styles' masks (of equal ones, one), with edges softened by up to 4 pixels to either side.
+    """
+    masks = {None if style.mask is None else style.mask.tobytes(): style.mask for style in styles}
+    if None in masks or (covered := np.sum(list(masks.values()), axis=0)).min() > 0.99:
+        return None
+    soft = lambda image: tf.nn.avg_pool2d(image, 5, 1, "SAME")
+    return soft(soft(np.minimum(covered, 1))).numpy()
 
 
-def match_colours(image: Any, target: Any, mask: Any = None) -> np.ndarray:
+def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None) -> Callable:
+    """Turns a function from an image to losses and gradient into one of an image that counts only within `reach`."""
+    if reach is None:
+        return evaluate
+    reach = tf.image.resize(reach, plain.shape[1:3], "area")
+
+    def evaluate_within(image):
+        losses, gradient = evaluate(plain + reach * (image - plain))
+        return losses, reach * gradient
+
+    return evaluate_within
+
+
+def remark(styles: Sequence[Style], content: Any, reach: np.ndarray | None, quiet: bool = False) -> None:
+    """Says what may surprise: how much of the picture stays as it is, and paintings with too few pixels."""
+    if quiet:
+        return
+    if reach is not None:
+        print(f"{np.mean(reach < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
+    for style in styles:
+        (rows, columns), longest = style.image.shape[1:3], max(content.shape[1:3])
+        few = f"A painting has only {columns} x {rows} pixels"
+        if style.scale > 1.5:
+            print(f"{few} and is enlarged {style.scale:.2g} times: its strokes will be soft. Take a larger file.")
+        elif max(rows, columns) < longest / 2:
+            print(
+                f"{few}, the picture {longest}: strokes will be as small. Give its style a larger scale, or its file."
+            )
+
+
+def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
     """Gives an image the mean and the covariance of another's colours; RGB in [0, 1], shape `(1, height, width, 3)`.
 
-    With x its pixels, m and C their mean and covariance, m' and C' the target's (where its mask counts): x becomes
-    `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1]. Gatys and others, arXiv 1606.05897.
+    With x its pixels, m and C their mean and covariance, m' and C' the target's (each where its mask counts): x becomes
+    `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1]. Gatys and others, arXiv 1606.05897. No colour is spread more
+    than fourfold, which theirs does to the noise in an image that is nearly grey.
     """
 
     def statistics(pixels, weights=None):
         pixels = np.reshape(pixels, (-1, 3)).astype(np.float64)  # float32 cannot add up a million pixels
+        weights = None if weights is None else np.ravel(weights)
         covariance = np.cov(pixels.T, aweights=weights, ddof=0) + 1e-6 * np.eye(3)  # one colour: invertible
         values, vectors = np.linalg.eigh(covariance)
         return np.average(pixels, axis=0, weights=weights), vectors * np.sqrt(values) @ vectors.T
 
-    mean, root = statistics(image)
-    wanted_mean, wanted_root = statistics(target, None if mask is None else np.ravel(mask))
-    return np.float32(np.clip((image - mean) @ (wanted_root @ np.linalg.inv(root)).T + wanted_mean, 0, 1))
+    mean, root = statistics(image, image_mask)
+    wanted_mean, wanted_root = statistics(target, mask)
+    left, spread, right = np.linalg.svd(wanted_root @ np.linalg.inv(root))
+    return np.float32(np.clip((image - mean) @ (left * np.minimum(spread, 4) @ right).T + wanted_mean, 0, 1))
 
 
 def grey(image: Any) -> np.ndarray:
@@ -780,7 +989,7 @@ def grey(image: Any) -> np.ndarray:
 
 def with_luminance(image: Any, luminance: Any) -> np.ndarray:
     """The image, brought to another's size, with the other's luminance and its own chroma (clipped to [0, 1])."""
-    image = tf.image.resize(image, luminance.shape[1:3], "lanczos3", antialias=True)
+    image = resized(image, luminance.shape[1:3])
     return tf.clip_by_value(image + grey(luminance) - grey(image), 0, 1).numpy()
 
 
@@ -790,19 +999,35 @@ class Palette(NamedTuple):
     content: np.ndarray
     start: np.ndarray
     styles: list[Style]
+    reach: np.ndarray | None  # where, see `reach`
     finish: Callable[[Any], np.ndarray]
 
 
 def prepare_colours(content: Any, start: Any, styles: Sequence[Style], colours: str) -> Palette:
-    """Prepares the pictures for one of `COLOURINGS`: the styles matched to the photograph, or all in grey."""
-    finish = np.asarray
+    """Prepares the pictures for one of `COLOURINGS`: the styles matched to the photograph, or all in grey.
+
+    Where all paintings are grey then, so is the picture. What no mask covers is put back as it was in the photograph.
+    """
+    photograph, where, colour = content, reach(styles), np.asarray
     if colours == "luminance":
-        finish = functools.partial(with_luminance, content)
+        colour = functools.partial(with_luminance, content)
         content, start = grey(content), grey(start)
         styles = [style._replace(image=grey(style.image)) for style in styles]
     if colours != "painting":
-        styles = [style._replace(image=match_colours(style.image, content, style.mask)) for style in styles]
-    return Palette(content, start, list(styles), finish)
+        matched = lambda style: match_colours(style.image, content, style.mask, style.image_mask)
+        styles = [style._replace(image=matched(style)) for style in styles]
+    if colours != "luminance" and all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles):
+        colour = grey
+
+    def finish(image):
+        image = colour(image)
+        if where is None:
+            return image
+        plain = resized(photograph, image.shape[1:3])
+        share = tf.image.resize(where, image.shape[1:3], "area")
+        return tf.clip_by_value(plain + share * (image - plain), 0, 1).numpy()
+
+    return Palette(content, start, list(styles), where, finish)
 
 
 # --- A run, while it goes on -----------------------------------------------------------------
@@ -810,7 +1035,8 @@ def is_live() -> bool:
     """Says whether somebody watches a notebook (JupyterLab, VS Code, Colab): not in scripts, nor under nbconvert."""
     shell = get_ipython()
     return hasattr(shell, "kernel") and (
-        "JPY_SESSION_NAME" in os.environ  # which a Jupyter server gives to the kernels of its notebooks
+        "cellId"
+        in shell.get_parent().get("metadata", {})  # which JupyterLab and Notebook 7 send, and papermill does not
         or "__vsc_ipynb_file__" in shell.user_ns
         or "google.colab" in sys.modules
     )
@@ -856,7 +1082,7 @@ class Run:
     def __post_init__(self) -> None:
         self.observers = [*self.observers, *([LiveView(self.settings.weights)] if is_live() and not self.quiet else [])]
         self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)} | {"layers": {}}
-        self.stopped, self.expected, self._done, self._interrupts = False, 0.0, 0, 0
+        self.stopped, self.expected, self._done, self._interrupts, self._broken = False, 0.0, 0, 0, ""
         self._before, self._began = None, time.perf_counter()
 
     def __enter__(self) -> "Run":
@@ -890,13 +1116,16 @@ class Run:
             return
         rate = 0.0  # seconds for a pixel
         for (width, height, steps), trial in zip(self.plan, trials):
-            if 2 * rate * width * height < 1:
+            image = np.broadcast_to(0, (1, height, width, 3))
+            pixels, tile = width * height, tile_for(self.settings.tile_size, extractor, image)
+            if tile and tile < max(width, height):  # with the halo, and forward twice
+                pixels *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2
+            if 2 * rate * pixels < 1:
                 next(trial)[0].numpy()  # compiles
                 timer = timeit.Timer("next(trial)[0].numpy()", timer=time.perf_counter, globals={"trial": trial})
-                rate = timer.timeit(2) / 2 / (width * height)
-            self.expected += steps * rate * width * height
-        # Beside the network's layers there are the pairs of L-BFGS.
-        memory = psutil.Process().memory_info().rss + width * height * (1.5 * extractor.bytes_per_pixel + 240)
+                rate = timer.timeit(2) / 2 / pixels
+            self.expected += steps * rate * pixels
+        memory = psutil.Process().memory_info().rss + extractor.memory(image, tile)
         sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self.plan)
         needed = f"{duration(self.expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
@@ -906,30 +1135,40 @@ class Run:
         """Writes a step into the history, shows it, and returns whether the run goes on.
 
         `losses` are of the picture before it, with `layers`, a dict of what each adds to `style`; `image` is the picture
-        after it. Raises ValueError if either is not finite.
+        after it. Where either is not finite the run stops; at the first loss of all that is a ValueError.
         """
         values = {name: float(losses[name]) for name in _LOSSES}
         step, (height, width) = len(self.history["total"]) + 1, image.shape[1:3]
-        if not (math.isfinite(values["total"]) and math.isfinite(float(tf.reduce_sum(image)))):
-            got = f"The total loss is {values['total']} at step {step} (or the picture after it is not finite)"
-            why = "A loss weight may be too large, or a changed loss has an infinite gradient (as a root has at 0)."
-            raise ValueError(f"{got}: expected a finite number. {why}")
+        if not math.isfinite(values["total"]):
+            self._broken = f"The total loss is {values['total']:g} at step {step}"
+            if step == 1:
+                raise ValueError(f"{self._broken}: expected a finite number. {_BROKEN}")
+            return self._stop()
         clock = {"seconds": time.perf_counter() - self._began, "size": max(width, height)}
         for name, value in (clock | values).items():
             self.history[name].append(value)
         for layer, loss in losses["layers"].items():
             self.history["layers"].setdefault(layer, []).append(float(loss))
+        if not math.isfinite(float(tf.reduce_sum(image))):
+            self._broken = f"The picture after step {step} has pixels that are no finite numbers"
+            return self._stop()
         self._done += width * height
         done = self._done / sum(columns * rows * steps for columns, rows, steps in self.plan)
         if self.observers:
             now = Step(step, (width, height), values, self.history, done, self.finish(image))
-            self.stopped = any([observer(now) is False for observer in self.observers])
+            answers = [observer(now) for observer in self.observers]
+            self.stopped = any(isinstance(answer, (bool, np.bool_)) and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
         ends = list(itertools.accumulate(steps for _, _, steps in self.plan))
         if step in ends and not self.quiet:
             there = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             print(f"{width} x {height}: {self.plan[ends.index(step)][2]} steps; {there}")
         return not self.stopped
+
+    def _stop(self) -> bool:
+        self.stopped = True
+        print(f"{self._broken}, so the run stops with the best picture before. {_BROKEN}")
+        return False
 
 
 class LiveView:
@@ -1023,9 +1262,8 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     pictures[-1].thumbnail((288, 288))
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
     times = [round(1000 * seconds / max(1, len(others)))] * len(others) + [2000]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    first.save(path, save_all=True, append_images=others, duration=times, loop=0, quality=60)  # GIF has no quality
-    return path
+    options = {"append_images": others, "duration": times, "loop": 0, "quality": 60}  # GIF has no quality
+    return _write(path, lambda file: first.save(file, ending[1:], save_all=True, **options))
 
 
 def show_animation(path: str | Path, caption: str) -> None:
@@ -1174,15 +1412,7 @@ class _Panel:
     def _on_save(self, _: Any) -> None:
         with self._errors_shown("Not saved: "):
             image, _, recipe = self._made
-            stem = "-".join(Path(recipe["call"][kind]).stem for kind in ("content", "style"))
-            path = save_image(image, free_name(Path(f"outputs/{stem}-panel.png")), recipe)
-            self._say(f"Saved: {path.as_posix()}")
-
-
-def free_name(path: Path) -> Path:
-    """Returns the path, or if there is such a file, the first of name-2, name-3, ... that is free."""
-    names = itertools.chain([path], (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(2)))
-    return next(name for name in names if not name.exists())
+            self._say(f"Saved: {save_result(image, recipe).as_posix()}")
 
 
 def keep_upload(folder: Path, name: str, content: bytes) -> str:
@@ -1190,11 +1420,12 @@ def keep_upload(folder: Path, name: str, content: bytes) -> str:
     with Image.open(io.BytesIO(content)) as picture:
         readable = Image.registered_extensions().get(Path(name).suffix.lower()) in Image.OPEN
         ending = Path(name).suffix if readable else f".{picture.format.lower()}"
-    path = free_name(folder / f"{Path(name).stem[:100].strip('.') or 'upload'}{ending}")
-    path.write_bytes(content)
+    stem = Path(name).stem[:100].strip(".") or "upload"
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    path = next(path for each in names if _taken(path := folder / f"{each}{ending}"))
     try:
-        load_image(path)
-    except ValueError:
+        load_image(_write(path, lambda file: file.write(content)))
+    except BaseException:
         path.unlink()
         raise
     return path.name

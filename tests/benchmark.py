@@ -152,6 +152,12 @@ def first_step():
     return marks
 
 
+def peak():
+    """The process's peak memory in gigabytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def size(pixels):
     """Seconds and peak memory of the default recipe at a size: as expected, and as they were."""
     defined, content, style = load(size=pixels)
@@ -160,13 +166,12 @@ def size(pixels):
         _, history = defined.stylize(content, style)
     first = said.getvalue().splitlines()[0].split()
     clock = [float(part) for part in first[1].split(":")]
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
     return {
         "expected seconds": sum(part * 60**n for n, part in enumerate(reversed(clock))),
         "seconds": history["seconds"][-1],
         "whole": time.perf_counter() - start,
         "expected gigabytes": float(first[first.index("GB") - 1]),
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9,
+        "gigabytes": peak(),
         "height": content.shape[1],
     }
 
@@ -194,6 +199,16 @@ def watched(pixels):
 
 # ---------------------------------------------------------------------------------------------
 # The tables
+
+
+def tiled(pixels, tile, precision, steps):
+    """Seconds of a step of L-BFGS at one size, and the whole process's peak memory."""
+    defined, *_ = load(precision)
+    changes = {"steps": steps, "coarsest": pixels, "tile_size": tile, "enlarge": True, "quiet": True}
+    image, history, _ = defined.paint(defined.CONTENT_IMAGE, defined.STYLE_IMAGE, pixels, **changes)
+    seconds = history["seconds"]
+    times = [later - earlier for earlier, later in zip(seconds, seconds[1:])]  # the first one compiles
+    return {"height": image.shape[1], "seconds": statistics.median(times), "gigabytes": peak()}
 
 
 def measured(function, *arguments, runs=RUNS):
@@ -282,6 +297,18 @@ def sizes():
     return table("The default recipe at three sizes", *rows, note=note)
 
 
+def tiles():
+    rows, whole = [("pixels", "precision", "tiles", "seconds a step", "peak memory", "time per pixel, over whole")], {}
+    cases = [(pixels, tile, "auto") for pixels in (512, 1024, 2048, 4096) for tile in (None, 768)]
+    for pixels, tile, precision in [*cases, (2048, None, "float32"), (2048, 768, "float32")]:
+        one = measured(tiled, pixels, tile, precision, 6 if pixels < 2048 else 3, runs=1)
+        rate = one["seconds"] / (pixels * one["height"])
+        whole[precision] = rate if tile is None else whole[precision]
+        cells = f"{one['seconds']:.2f}", f"{one['gigabytes']:.1f} GB", f"{rate / whole[precision]:.2f}"
+        rows.append((f"{pixels} x {one['height']:.0f}", precision, tile or "none", *cells))
+    return table("A step at four sizes, whole and in tiles", *rows, note="Medians of the steps of one process.")
+
+
 def watching():
     one = measured(watched, 256, runs=1)
     rows = [("pixels", "pictures and curves drawn", "time, over a quiet run")]
@@ -289,7 +316,7 @@ def watching():
     return table("What the live picture and the curves cost", *rows, note="Medians of three runs in one process.")
 
 
-TABLES = {table.__name__: table for table in (style_losses, picture, sizes, steps, start, optimisers, watching)}
+TABLES = {table.__name__: table for table in (style_losses, picture, sizes, steps, start, optimisers, watching, tiles)}
 
 
 def processor():

@@ -68,7 +68,7 @@ def _defines(node):
         target = node.targets[0]
         target = target.value if isinstance(target, ast.Subscript) else target
         return isinstance(target, ast.Name) and target.id.isupper() and target.id not in ("F", "STUDY")
-    return isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))
+    return isinstance(node, (ast.Import, ast.ImportFrom, ast.Try, ast.FunctionDef, ast.ClassDef))
 
 
 @pytest.fixture(scope="session")

@@ -228,7 +228,7 @@ def test_the_panel_paints_stops_and_saves(lab):
     lab.click(f"{PANEL}//button[normalize-space()='Save']")
     lab._wait(lambda: "Saved:" in lab.panel_text(), 30, "the file")
     lab.shoot("panel-saved")
-    path = lab.folder / "outputs" / "mont_saint_michel-great_wave-panel.png"
+    path = lab.folder / "outputs" / "mont_saint_michel-great_wave.png"
     assert Image.open(path).size == (512, 288)
     call = nst.read_recipe(path)["call"]
     assert (call["content"], call["style"], call["size"]) == ("mont_saint_michel.jpg", "great_wave.jpg", 512)

@@ -117,8 +117,14 @@ def exact_distance(features, target):
     return (np.sum((m - m2) ** 2) + np.trace(C) + np.trace(C2) - 2 * overlap) / square
 
 
+def moments(defined, features, guide=None):
+    """The means of what the notebook adds up over the positions."""
+    number = np.prod(features.shape[1:3])
+    return tuple(sums / number for sums in defined.moments(tf.convert_to_tensor(features), guide))
+
+
 def distance(defined, features, target, block=256):
-    return defined.wasserstein(defined.moments(features), defined.gaussian(defined.moments(target), block))
+    return defined.wasserstein(moments(defined, features), defined.gaussian(moments(defined, target), block))
 
 
 def test_wasserstein_distance_in_one_dimension_by_hand(defined):
@@ -146,13 +152,13 @@ def test_wasserstein_distance_of_real_features_against_scipy(vgg16, defined, lay
 def test_gradient_of_the_wasserstein_distance_against_finite_differences(defined, random):
     target = np.float32(random.normal(size=(1, 6, 7, 5)))
     features = tf.constant(random.normal(size=(1, 6, 7, 5)), tf.float32)
-    aim = defined.gaussian(defined.moments(target))
+    aim = defined.gaussian(moments(defined, target))
     with tf.GradientTape() as tape:
         tape.watch(features)
-        value = defined.wasserstein(defined.moments(features), aim)
+        value = defined.wasserstein(moments(defined, features), aim)
     gradient = tape.gradient(value, features).numpy()
     direction, h = gradient / np.abs(gradient).max(), 1e-2
-    up, down = (float(defined.wasserstein(defined.moments(features + sign * h * direction), aim)) for sign in (1, -1))
+    up, down = (float(defined.wasserstein(moments(defined, features + sign * h * direction), aim)) for sign in (1, -1))
     assert (up - down) / (2 * h) == pytest.approx(float(np.sum(np.float64(gradient) * direction)), rel=0.02)
 
 
@@ -168,11 +174,11 @@ def test_blocks_leave_out_only_what_is_between_them(defined, random):
 
 
 def test_a_layer_that_is_silent_has_a_finite_loss_and_gradient(defined, random):
-    aim = defined.gaussian(defined.moments(np.float32(random.uniform(size=(1, 6, 6, 4)))))
+    aim = defined.gaussian(moments(defined, np.float32(random.uniform(size=(1, 6, 6, 4)))))
     silent = tf.zeros((1, 6, 6, 4))
     with tf.GradientTape() as tape:
         tape.watch(silent)
-        value = defined.wasserstein(defined.moments(silent), aim)
+        value = defined.wasserstein(moments(defined, silent), aim)
     assert float(value) == pytest.approx(1, rel=1e-4)  # as far off as nothing at all
     assert np.isfinite(tape.gradient(value, silent)).all()
 
@@ -182,17 +188,28 @@ def test_wasserstein_distance_of_short_numbers(defined, random):
     features, target = (np.float32(random.uniform(size=(1, 20, 30, 16)) ** 3) for _ in range(2))
     exact = float(distance(defined, tf.constant(features[..., ::-1] * 1.5), tf.constant(target)))
     short = tf.cast(features[..., ::-1] * 1.5, tf.bfloat16)
-    found = defined.wasserstein(defined.moments(short), defined.gaussian(defined.moments(target)))
+    found = defined.wasserstein(moments(defined, short), defined.gaussian(moments(defined, target)))
     assert found.dtype == tf.float32 and float(found) == pytest.approx(exact, rel=0.03)
 
 
 def test_moments_of_a_region_against_numpy(defined, random):
     features, mask = random.normal(size=(1, 6, 8, 3)), random.uniform(size=(1, 6, 8, 1))
     F, m = features.reshape(-1, 3), mask.reshape(-1) / mask.sum()
-    guide = nst.guide(np.float32(mask), tf.constant(features, tf.float32))
-    mean, products = defined.moments(tf.constant(features, tf.float32), guide)
+    guide = nst.guide(np.float32(mask), (6, 8))  # a small map, which is taken whole
+    mean, products = moments(defined, tf.constant(features, tf.float32), guide)
     np.testing.assert_allclose(mean, m @ F, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(products, (F * m[:, None]).T @ F, rtol=1e-4, atol=1e-5)
+
+
+def inner(features):
+    """The outermost positions of each map left out, where it has eight each way."""
+    return {layer: F[:, 1:-1, 1:-1] if min(F.shape[1:3]) >= 8 else F for layer, F in features.items()}
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 30), (7, 30), (1, 1)])
+def test_the_inner_positions(random, shape):
+    features = random.uniform(size=(1, *shape, 3)).astype(np.float32)
+    np.testing.assert_array_equal(nst.inner(tf.constant(features)), inner({"a": features})["a"])
 
 
 # --- The total, and its gradient --------------------------------------------------------------
@@ -217,12 +234,12 @@ def test_the_total_is_the_weighted_sum(defined, picture, random, kind):
     assert all(float(losses[name]) > 0 for name in settings.weights)
 
 
-def test_the_style_loss_of_a_descent_is_that_of_the_lesson(defined, picture, random):
+def test_the_style_loss_of_a_descent_is_that_of_the_lesson_without_the_border(defined, picture, random):
     style = random.uniform(size=(1, 24, 24, 3)).astype(np.float32)
     losses, _ = objective(defined, picture, style, weighted(1, 1, 1))(tf.constant(picture))
     layers = defined.extractor.style_layers
-    grams = {layer: defined.gram_matrix(defined.extractor(style)[layer]) for layer in layers}
-    expected = defined.style_loss(defined.extractor(picture), grams, layers)
+    grams = {layer: defined.gram_matrix(F) for layer, F in inner(defined.extractor(style)).items()}
+    expected = defined.style_loss(inner(defined.extractor(picture)), grams, layers)
     assert float(losses["style"]) == pytest.approx(float(expected), rel=1e-4)
 
 

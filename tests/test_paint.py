@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 
 import nst_helpers as nst
@@ -66,9 +67,43 @@ def test_an_interrupt_waits_for_the_end_of_a_step(defined, pair, monkeypatch):
         defined.stylize(*pair, steps=5, coarsest=96, quiet=True)
 
 
-def test_a_picture_that_is_no_longer_finite_is_not_returned(defined, pair):
-    with pytest.raises(ValueError, match="at step 2 .or the picture after it"):
-        defined.stylize(*pair, steps=2, coarsest=96, content_weight=1e30, style_loss="gram", quiet=True)
+@pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
+@pytest.mark.parametrize("bad", [1, 2, 5, 12])  # the first size's first and second step, the last size, its last step
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_break_stop_the_run_and_keep_the_best_picture(defined, pair, monkeypatch, capsys, kind, bad, what):
+    plain, calls = defined.losses_and_gradient, []
+
+    def breaks(image, *task):
+        losses, gradient = plain(image, *task)
+        calls.append(float(losses["total"]))
+        if len(calls) != bad:
+            return losses, gradient
+        return (
+            (losses | {"total": losses["total"] * np.nan}, gradient) if what == "loss" else (losses, gradient * np.nan)
+        )
+
+    monkeypatch.setitem(vars(defined), "losses_and_gradient", breaks)
+    how = {"steps": 4, "coarsest": 48, "style_loss": kind, "optimizer": "adam", "quiet": True}
+    if (bad, what) == (1, "loss"):
+        with pytest.raises(
+            ValueError, match="total loss is nan at step 1: expected a finite number. Lower the weights"
+        ):
+            defined.stylize(*pair, **how)
+        return
+    image, history = defined.stylize(*pair, **how)
+    assert np.isfinite(image).all() and image.shape == pair[0].shape
+    assert np.isfinite(history["total"]).all() and len(history["total"]) == (bad if what == "gradient" else bad - 1)
+    assert "so the run stops with the best picture before. Lower the weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
+def test_feature_maps_that_are_no_numbers_stop_the_run(defined, pair, kind):
+    with pytest.raises(ValueError, match="total loss is nan at step 1"):
+        settings = defined.settings_now(style_loss=kind)
+        evaluate = defined.objective(pair[0], [nst.Style(pair[1])], settings, defined.extractor)
+        losses, _ = evaluate(tf.constant(pair[0]) * np.nan)
+        with nst.Run([(96, 64, 1)]) as run:
+            run.record(losses, pair[0])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +123,8 @@ def test_the_recipe_names_files_settings_and_network(painted):
     assert (call["content"], call["size"], call["steps"], call["style_weight"]) == (PAIR[0], 64, 4, 30)
     assert (call["style_loss"], call["colours"]) == ("wasserstein", "matched")
     assert call["style"][1] == {"image": "church_at_auvers.jpg", "weight": 0.5, "scale": 2.0}
-    assert set(call) == {"content", "style", "size", *nst.Settings.__dataclass_fields__}
+    assert call["enlarge"] is False and call["tile_size"] == "auto"
+    assert set(call) == {"content", "style", "size", "enlarge", *nst.Settings.__dataclass_fields__}
     assert recipe["network"]["model"] == "vgg16" and recipe["network"]["pooling"] == "avg"
     assert recipe["losses"]["total"] == history["total"][-1] and recipe["steps"] == len(history["total"])
 

@@ -438,12 +438,52 @@ def test_the_mask_of_the_default_photograph():
     assert blue[sky[0, :, :, 0] > 0.9].mean() > 0.15 > blue[sky[0, :, :, 0] < 0.1].mean()
 
 
-def test_the_first_free_name_is_found(tmp_path):
-    path = tmp_path / "a.b.png"
-    assert nst.free_name(path) == path
-    for name in ("a.b.png", "a.b-2.png", "a.b-4.png"):
-        (tmp_path / name).touch()
-    assert nst.free_name(path) == tmp_path / "a.b-3.png"
+def result_of(content="a/IMG_1.jpg", style="b/wave.png", steps=4, **changes):
+    return {"call": {"content": content, "style": style, **changes}, "network": {"model": "vgg16"}, "steps": steps}
+
+
+def test_a_result_never_replaces_one_that_was_made_otherwise(tmp_path, picture):
+    save = lambda *what, **how: nst.save_result(picture, result_of(*what, **how), tmp_path).name
+    assert save() == "IMG_1-wave.png"
+    assert save("a/IMG_1.png") == "IMG_1-wave-2.png"  # another file of the same name
+    assert save(tv_weight=2.0) == "IMG_1-wave-3.png"
+    assert save(steps=2) == "IMG_1-wave-4.png"  # one that was interrupted
+    assert save() == "IMG_1-wave.png" and save(tv_weight=2.0) == "IMG_1-wave-3.png"  # made again
+    (tmp_path / "IMG_1-wave-5.png").write_bytes(b"no picture of ours")
+    assert save(seed=1) == "IMG_1-wave-6.png"
+    assert save(style={"image": "c/night.jpg", "scale": 2}) == "IMG_1-night.png"
+    assert save(style=["a.png", {"image": "b.png"}]) == "IMG_1-a-b.png"
+    assert save("c" * 300 + ".png").startswith("ccc")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, picture):
+    (tmp_path / "outputs").write_text("a file")
+    for call in (
+        lambda: nst.check_folder(tmp_path / "outputs"),
+        lambda: nst.save_result(picture, result_of(), tmp_path / "outputs"),
+        lambda: nst.save_image(picture, tmp_path / "outputs" / "a.png"),
+        lambda: nst.save_image(picture, tmp_path / ("x" * 300 + ".png")),
+        lambda: nst.save_animation([picture], tmp_path / "outputs" / "a.webp"),
+        lambda: nst.show_images([picture], path=tmp_path / "outputs" / "a.jpg"),
+    ):
+        with pytest.raises(OSError, match="could not be written .*Free some space, or choose another folder"):
+            call()
+    assert (tmp_path / "outputs").read_text() == "a file" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path, picture, monkeypatch):
+    path = nst.save_image(picture, tmp_path / "Bild \u00fc \U0001f5bc.png")
+    before = path.read_bytes()
+
+    def full(self, file, *_, **__):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        nst.save_image(picture, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_uploads_are_kept_under_free_names(tmp_path):
@@ -511,3 +551,42 @@ def test_an_animation_is_shown_with_its_data_and_its_caption_escaped(tmp_path, s
     assert text.count("From &quot;a&quot; to &lt;b&gt;") == 2 and "<b>" not in text
     assert base64.b64decode(text.split("base64,")[1].split('"')[0]) == path.read_bytes()
     assert "data:image/gif;" in text
+
+
+# --- What a phone or a camera writes ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_a_heic_photograph_is_named_with_its_remedy(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
+    with pytest.raises(ValueError, match="HEIC photograph is read after `pip install pillow-heif`"):
+        nst.load_image(path)
+
+
+def test_a_heic_photograph_is_read_where_the_package_is_installed(tmp_path, picture):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    path, pixels = tmp_path / "a.jpg", np.uint8(np.rint(picture[0] * 255))
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=-1)
+    (tmp_path / "a.heic").rename(path)
+    assert np.abs(nst.load_image(path)[0] - picture[0]).mean() < 0.05
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\x01\x04\x00\x00"}])
+def test_a_raw_file_is_refused(tmp_path, picture, tags):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.uint8(picture[0] * 255)).save(path, tiffinfo=tags)
+    with pytest.raises(ValueError, match="a camera's raw file.*Save it from another program"):
+        nst.load_image(path)
+    Image.fromarray(np.uint8(picture[0] * 255)).save(path)
+    assert nst.load_image(path).shape == picture.shape
+    path.rename(tmp_path / "a.NEF")
+    with pytest.raises(ValueError, match="a camera's raw file"):
+        nst.load_image(tmp_path / "a.NEF")
+
+
+def test_a_picture_is_enlarged_only_when_asked_for(tmp_path, picture):
+    path = nst.save_image(picture, tmp_path / "a.png")
+    assert nst.load_image(path, 80).shape == picture.shape
+    large = nst.load_image(path, 80, enlarge=True)
+    assert large.shape == (1, 64, 80, 3) and np.abs(large - nst.resized(picture, 2)).mean() < 0.02

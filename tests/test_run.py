@@ -148,16 +148,16 @@ def test_nobody_watches_a_script_or_a_test():
     assert not nst.is_live()
 
 
-@pytest.mark.parametrize("where", ["jupyter", "vs code", "colab", "nbconvert"])
+@pytest.mark.parametrize("where", ["jupyter", "vs code", "colab", "papermill"])
 def test_somebody_watches_an_open_notebook(monkeypatch, where):
     names = {"__vsc_ipynb_file__": "a.ipynb"} if where == "vs code" else {}
-    monkeypatch.setattr(nst, "get_ipython", lambda: SimpleNamespace(kernel=None, user_ns=names))
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    if where == "jupyter":
-        monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
+    sent = {"metadata": {"cellId": "1"} if where == "jupyter" else {}}
+    shell = SimpleNamespace(kernel=None, user_ns=names, get_parent=lambda: sent)
+    monkeypatch.setattr(nst, "get_ipython", lambda: shell)
+    monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")  # which papermill, started from a notebook, inherits
     if where == "colab":
         monkeypatch.setitem(sys.modules, "google.colab", None)
-    assert nst.is_live() == (where != "nbconvert")
+    assert nst.is_live() == (where != "papermill")
 
 
 class Handle:
@@ -208,7 +208,7 @@ def no_interrupt_raised():
         pytest.fail("an interrupt was raised")
 
 
-@pytest.mark.parametrize("result, stops", [(False, True), (None, False), (0, False), (True, False)])
+@pytest.mark.parametrize("result, stops", [(False, True), (np.False_, True), (None, False), (0, False), (True, False)])
 def test_an_observer_stops_the_run_with_false(capsys, result, stops):
     observer, _ = watched(result)
     other, seen = watched()
@@ -275,11 +275,17 @@ def test_an_error_in_a_run_is_passed_on_without_a_word(capsys):
 
 
 @pytest.mark.parametrize("total, value", [(float("nan"), 0.5), (float("inf"), 0.5), (1.0, float("nan"))])
-def test_what_is_not_finite_is_refused(total, value):
+def test_what_is_not_finite_stops_the_run(capsys, total, value):
     with nst.Run([(4, 4, 5)], quiet=True) as run:
-        run.record(losses_of(9.0), image_of(4, 4))
-        with pytest.raises(ValueError, match="at step 2 .or the picture after it is not finite"):
-            run.record(losses_of(total), image_of(4, 4, value))
+        assert run.record(losses_of(9.0), image_of(4, 4))
+        assert not run.record(losses_of(total), image_of(4, 4, value))
+    assert run.stopped and np.isfinite(run.history["total"]).all()
+    assert "step 2" in capsys.readouterr().out
+    with (
+        nst.Run([(4, 4, 5)], quiet=True) as run,
+        pytest.raises(ValueError, match="at step 1: expected a finite number"),
+    ):
+        run.record(losses_of(float("nan")), image_of(4, 4))
 
 
 # --- The panel -------------------------------------------------------------------------------
@@ -318,7 +324,11 @@ def panel(monkeypatch, vgg16, tmp_path):
         while how["callback"](step) and not word.is_set():
             time.sleep(0.01)
         history = {"total": [4.0, 3.0], "seconds": [0.5, 1.0]}
-        return np.full((1, 6, 8, 3), 0.25), history, {"call": {"content": content, "style": style}}
+        return (
+            np.full((1, 6, 8, 3), 0.25),
+            history,
+            {"call": {"content": content, "style": style}, "network": {}, "steps": 2},
+        )
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nst, "is_live", lambda: True)
@@ -371,8 +381,8 @@ def test_the_panel_paints_shows_and_saves(panel, tmp_path):
         time.sleep(0.01)
     shown["Save"].click()
     shown["Save"].click()
-    wait_for("Saved: outputs/mont_saint_michel-church_at_auvers-panel-2.png", panel)
-    path = tmp_path / "outputs" / "mont_saint_michel-church_at_auvers-panel.png"
+    wait_for("Saved: outputs/mont_saint_michel-church_at_auvers.png", panel)
+    path = tmp_path / "outputs" / "mont_saint_michel-church_at_auvers.png"
     assert nst.read_recipe(path)["call"]["content"] == "mont_saint_michel.jpg"
 
 
