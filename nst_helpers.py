@@ -248,10 +248,14 @@ def _located(path: str | Path, kind: str | None) -> Path:
         got = type(path).__name__
         raise ValueError(f"Expected the path or the name of a picture's file, got {got}. stylize takes arrays.")
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
-    if path.exists():
-        return path
+    try:
+        if path.is_dir():
+            raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
+        if path.exists():
+            return path
+    except OSError as error:
+        got = f"{str(path)[:40]!r}... ({error.strerror}). Correct the name"
+        raise ValueError(f"Expected the path or the name of a picture's file, got {got}.") from error
     bare = path == Path(path.name) and IMAGES.is_dir()
     folders = [folder for folder in IMAGES.iterdir() if folder.is_dir()] if bare else [path.parent]
     folders.sort(key=lambda folder: (folder.name != kind, folder.name))
@@ -1307,7 +1311,7 @@ class _Panel:
         self._networks, self.halt = {extractor.model: extractor}, threading.Event()
         wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
         lists: dict[str, Any] = {kind: _names(kind) for kind in ("content", "style")}
-        lists |= {"size": sorted({96, 128, 256, 384, 512, 768, 1024, size}), "network": list(MODELS)}
+        lists |= {"size": sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size}), "network": list(MODELS)}
         lists["style loss"] = STYLE_LOSSES
         lists["keep colours"] = {"no: the painting's": "painting", "matched": "matched", "luminance only": "luminance"}
         self.choices = {name: widgets.Dropdown(options=lists[name], description=name, **wide) for name in lists}

@@ -590,3 +590,10 @@ def test_a_picture_is_enlarged_only_when_asked_for(tmp_path, picture):
     assert nst.load_image(path, 80).shape == picture.shape
     large = nst.load_image(path, 80, enlarge=True)
     assert large.shape == (1, 64, 80, 3) and np.abs(large - nst.resized(picture, 2)).mean() < 0.02
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_refused():
+    with pytest.raises(
+        ValueError, match="Expected the path or the name of a picture's file, got 'xxx.*Correct the name"
+    ):
+        nst.load_image("x" * 300 + ".jpg")
