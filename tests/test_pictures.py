@@ -564,8 +564,8 @@ def test_a_heic_photograph_is_named_with_its_remedy(tmp_path, name):
         nst.load_image(path)
 
 
-def test_a_heic_photograph_is_read_where_the_package_is_installed(tmp_path, picture):
-    pillow_heif = pytest.importorskip("pillow_heif")
+def test_a_heic_photograph_is_read_where_the_package_is_installed(tmp_path):
+    pillow_heif, picture = pytest.importorskip("pillow_heif"), nst.load_image("chelsea_the_cat.jpg", 128)
     path, pixels = tmp_path / "a.jpg", np.uint8(np.rint(picture[0] * 255))
     pillow_heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=-1)
     (tmp_path / "a.heic").rename(path)
