@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import datetime
 import functools
+import hashlib
 import html
 import io
 import itertools
@@ -95,6 +96,7 @@ _BROKEN = (
 )
 _BROKEN += "gradient, as a root has at 0."
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
+CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
 _panel = None  # the one that was shown last
 # Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
 USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
@@ -349,6 +351,8 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())  # else a battery's end could leave the new name with nothing in it
         os.replace(aside, path)
     except OSError as error:
         todo = "Free some space, or choose another folder or a shorter name."
@@ -705,8 +709,13 @@ def inner(features: tf.Tensor) -> tf.Tensor:
     """A feature map without its outermost positions, which see the zeros around the picture; a small map as it is."""
     height, width = tf.unstack(tf.shape(features)[1:3])
     edge = tf.cast(tf.minimum(height, width) >= 8, tf.int32)
-    channels = features.shape[-1]  # tf.slice: the gradient of features[...] takes a third of a step's time
-    inside = tf.slice(features, [0, edge, edge, 0], [1, height - 2 * edge, width - 2 * edge, channels])
+    return cut(features, [edge, height - edge, edge, width - edge])
+
+
+def cut(features: tf.Tensor, box: Any) -> tf.Tensor:
+    """The same as `features[:, top:bottom, left:right]`, whose gradient would take a third of a step's time."""
+    (top, bottom, left, right), channels = tf.unstack(box), features.shape[-1]
+    inside = tf.slice(features, [0, top, left, 0], [1, bottom - top, right - left, channels])
     return tf.ensure_shape(inside, (1, None, None, channels))
 
 
@@ -1055,6 +1064,123 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+class Checkpoint:
+    """A file that keeps a run as it stands, so that a run that was stopped or killed goes on from there.
+
+    It is an npz of plain arrays and a text of JSON, and reading it runs no code. It is written at most once a minute,
+    and at most for a hundredth of the time.
+
+    Args:
+        path: The file, usually ending in .npz. A finished run removes it. None: nothing is kept.
+        settings, content, start, styles, extractor: All that the picture depends on; the styles as `as_styles` returns
+            them.
+    Attributes:
+        settings: The same settings, with the size of tiles (or None) where they say "auto".
+    Raises:
+        ValueError: If the file is damaged, or of a run with other settings, pictures, weights or versions.
+        OSError: If nothing can be written there.
+    """
+
+    def __init__(
+        self, path: str | Path | None, settings: Settings, content: Any, start: Any, styles: Sequence[Style],
+        extractor: FeatureExtractor,
+    ):  # fmt: skip
+        tile_size = tile_for(settings.tile_size, extractor, content)
+        self.settings, self.history, self.arrays = dataclasses.replace(settings, tile_size=tile_size), {}, []
+        self.path, self._next = path and Path(path).expanduser(), time.perf_counter() + CHECKPOINT_SECONDS
+        if not path:
+            return
+        self._made_of: dict[str, Any] = dataclasses.asdict(settings) | {m.__name__: m.__version__ for m in (tf, np)}
+        pictures = {"photograph": Style(content), "start": Style(start)}
+        for name, style in (pictures | {f"style {n}": style for n, style in enumerate(styles, 1)}).items():
+            hashed = lambda value: _sha256([value]) if hasattr(value, "shape") else value
+            self._made_of |= {f"{field} of {name}": hashed(value) for field, value in style._asdict().items()}
+        for name in ("model", "content_layer", "style_layers", "pooling", "precision", "smooth"):
+            self._made_of[f"{name} of the network"] = getattr(extractor, name)
+        self._made_of["weights of the network"] = _sha256(extractor.network.get_weights())
+        self._made_of = json.loads(json.dumps(self._made_of))
+        if self.path.exists():
+            self._read()
+        check_folder(self.path.parent)
+
+    def _read(self) -> None:
+        """Takes over a run of the same kind."""
+        todo = "Delete it to begin anew, or name another file"
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if any(member.file_size != member.compress_size for member in file.zip.infolist()):
+                    raise ValueError("it is compressed")  # not by us
+                about = json.loads(file["about"].tobytes())
+                arrays = [file[str(n)].view(_DTYPES[kind]) for n, kind in enumerate(about["kinds"])]
+            made_of, history = about["made_of"], about["history"]
+            steps = {len(history[name]) for name in (*_LOSSES, "seconds", "size")}
+            self.settings = dataclasses.replace(self.settings, tile_size=about["tile_size"])  # whatever is free now
+            if len(steps) > 1 or not steps.pop() or len(arrays) < 3 or not isinstance(made_of, dict):
+                raise ValueError("something is missing in it")
+        except PermissionError:
+            raise
+        except Exception as error:  # what is raised depends on where it is damaged
+            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({error}). {todo}.") from error
+        keys = [*self._made_of, *(made_of.keys() - self._made_of.keys())]
+        others = [key for key in keys if made_of.get(key) != self._made_of.get(key)]
+        if others:
+            raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}.")
+        self.history, self.arrays = history, arrays
+
+    def write(self, history: Mapping[str, Any], arrays: Sequence[Any], now: bool = False) -> None:
+        """Writes a run down, if it is time, or `now`; says so where that fails, for the run can go on."""
+        start = time.perf_counter()
+        if not self.path or (start < self._next and not now):
+            return
+        arrays = [np.asarray(array) for array in arrays]
+        kinds = [array.dtype.name for array in arrays]
+        plain = [array.view(np.uint16) if kind == "bfloat16" else array for array, kind in zip(arrays, kinds)]
+
+        about = {"made_of": self._made_of, "tile_size": self.settings.tile_size, "history": history, "kinds": kinds}
+        named = {str(n): array for n, array in enumerate(plain)} | {"about": np.bytes_(json.dumps(about))}
+        try:
+            _write(self.path, lambda file: np.savez(file, **named))
+        except OSError as error:
+            print(f"The run goes on, but as it stands it could not be kept: {error}")
+        end = time.perf_counter()
+        self._next = end + max(CHECKPOINT_SECONDS, 100 * (end - start))
+
+    def remove(self) -> None:
+        """Removes the file of a finished run."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
+_DTYPES = {kind: np.dtype(kind) for kind in ("float32", "float64", "int32", "int64")}
+_DTYPES["bfloat16"] = np.dtype(tf.bfloat16.as_numpy_dtype)
+
+
+def _sha256(arrays: Iterable[Any]) -> str:
+    """The SHA-256 of arrays with their shapes and types."""
+    digest = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def compiled(function: Callable, *arguments: Any) -> Callable:
+    """Compiles a `tf.function` for such arguments, with pictures and feature maps of any height and width; returns it.
+
+    For one size it would be compiled with other roundings, and a picture would depend on what was painted before it. A
+    matrix may have any number of columns.
+    """
+
+    def spec(value):
+        if not tf.is_tensor(value):
+            return value
+        free = {4: (1, 2), 2: (1,)}.get(value.shape.rank, ())  # the dimensions that may be of any length
+        return tf.TensorSpec([None if n in free else length for n, length in enumerate(value.shape)], value.dtype)
+
+    function.get_concrete_function(*tf.nest.map_structure(spec, arguments))
+    return function
+
+
 class Step(NamedTuple):
     """What those who watch a run are told of a step."""
 
@@ -1084,12 +1210,20 @@ class Run:
     observers: Sequence[Callable[[Step], Any]] = ()  # called after each step; one that returns False stops the run
     quiet: bool = False  # says nothing; an interrupt then ends the loop around the run, unless there is an observer
     finish: Callable[[Any], np.ndarray] = np.asarray  # what to do with a painted picture before it is shown
+    checkpoint: Checkpoint | None = None  # where the run is kept as it stands, perhaps with one to go on from
 
     def __post_init__(self) -> None:
         self.observers = [*self.observers, *([LiveView(self.settings.weights)] if is_live() and not self.quiet else [])]
         self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)} | {"layers": {}}
-        self.stopped, self.expected, self._done, self._interrupts, self._broken = False, 0.0, 0, 0, ""
-        self._before, self._began = None, time.perf_counter()
+        self.stopped, self.expected, self._interrupts, self._broken = False, 0.0, 0, ""
+        self._before, self._began, self._past = None, time.perf_counter(), 0
+        if self.checkpoint and self.checkpoint.history:
+            self.history = self.checkpoint.history
+            self._began -= self.history["seconds"][-1]
+            if not self.quiet:
+                steps = f"{len(self.history['total'])} of {sum(steps for *_, steps in self.plan)} steps"
+                print(f"Going on from {self.checkpoint.path.name!r}, after {steps}.")
+        self._resumed = len(self.history["total"])
 
     def __enter__(self) -> "Run":
         if threading.current_thread() is threading.main_thread():  # which gets the interrupts
@@ -1099,12 +1233,16 @@ class Run:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+        if kind is None and self.checkpoint and (self._broken or not self.stopped):
+            self.checkpoint.remove()
         if kind is None and self._interrupts and self.quiet and not self.observers:
             raise KeyboardInterrupt
         if kind is None and not self.quiet:
             took = duration(time.perf_counter() - self._began)
             expected = f" (expected: {duration(self.expected)})" if self.expected else ""
             best = "here is the picture of the least loss so far, with its history. The cells below can go on with it"
+            if self.checkpoint and self.checkpoint.path and not self._broken:
+                best += f"; the same call goes on with the run, from {self.checkpoint.path.name!r}"
             stopped = f"Stopped after {took} and {len(self.history['total'])} steps: {best}."
             print(stopped if self.stopped else f"Took {took}{expected}.")
 
@@ -1112,6 +1250,18 @@ class Run:
         self._interrupts += 1
         if self._interrupts > 2:
             raise KeyboardInterrupt
+
+    def done(self) -> float:
+        """The share of the work that is done, 0 to 1, each step counted by its pixels."""
+        work = [width * height for width, height, steps in self.plan for _ in range(steps)]
+        return sum(work[: len(self.history["total"])]) / sum(work)
+
+    def resume(self, steps: int, arrays: Sequence[Any]) -> tuple[int, Sequence[Any]]:
+        """Begins the next size, of so many steps: returns how many a checkpoint has, and its arrays or those given."""
+        before, self._past = self._past, self._past + steps
+        if before < self._resumed <= self._past:
+            return self._resumed - before, self.checkpoint.arrays
+        return (steps if self._resumed > before else 0), arrays
 
     def expect(self, trials: Iterable[Iterator[Any]], extractor: FeatureExtractor) -> None:
         """Says how long the run will take and how much memory it needs, from an optimiser at its start for each size.
@@ -1124,24 +1274,27 @@ class Run:
         for (width, height, steps), trial in zip(self.plan, trials):
             image = np.broadcast_to(0, (1, height, width, 3))
             pixels, tile = width * height, tile_for(self.settings.tile_size, extractor, image)
-            if tile and tile < max(width, height):  # with the halo, and forward twice
-                pixels *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2
+            if tile and max(width, height) > (window := tile + 2 * extractor.halo):  # forward twice, and the halo
+                pixels = 4 / 3 * math.prod(math.ceil(side / tile) * min(side, window) for side in (width, height))
             if 2 * rate * pixels < 1:
                 next(trial)[0].numpy()  # compiles
-                timer = timeit.Timer("next(trial)[0].numpy()", timer=time.perf_counter, globals={"trial": trial})
-                rate = timer.timeit(2) / 2 / pixels
+                start = time.perf_counter()
+                next(trial)[0].numpy()
+                rate = (time.perf_counter() - start) / pixels
             self.expected += steps * rate * pixels
+        self.expected *= 1 - self.done()
         memory = psutil.Process().memory_info().rss + extractor.memory(image, tile)
         sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self.plan)
         needed = f"{duration(self.expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - (self.history["seconds"] or [0])[-1]
 
-    def record(self, losses: Mapping[str, Any], image: Any) -> bool:
+    def record(self, losses: Mapping[str, Any], image: Any, arrays: Sequence[Any] = ()) -> bool:
         """Writes a step into the history, shows it, and returns whether the run goes on.
 
         `losses` are of the picture before it, with `layers`, a dict of what each adds to `style`; `image` is the picture
-        after it. Where either is not finite the run stops; at the first loss of all that is a ValueError.
+        after it; `arrays` are what it takes to go on from here. Where the loss or the picture is not finite the run
+        stops; at the first loss of all that is a ValueError.
         """
         values = {name: float(losses[name]) for name in _LOSSES}
         step, (height, width) = len(self.history["total"]) + 1, image.shape[1:3]
@@ -1158,13 +1311,13 @@ class Run:
         if not math.isfinite(float(tf.reduce_sum(image))):
             self._broken = f"The picture after step {step} has pixels that are no finite numbers"
             return self._stop()
-        self._done += width * height
-        done = self._done / sum(columns * rows * steps for columns, rows, steps in self.plan)
         if self.observers:
-            now = Step(step, (width, height), values, self.history, done, self.finish(image))
+            now = Step(step, (width, height), values, self.history, self.done(), self.finish(image))
             answers = [observer(now) for observer in self.observers]
             self.stopped = any(isinstance(answer, (bool, np.bool_)) and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
+        if self.checkpoint:
+            self.checkpoint.write(self.history, arrays, now=self.stopped)
         ends = list(itertools.accumulate(steps for _, _, steps in self.plan))
         if step in ends and not self.quiet:
             there = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -92,7 +92,9 @@ def optimiser(kind):
     run = defined.adam
     if kind in preconditioners:
         run = defined.functools.partial(defined.lbfgs, preconditioner=preconditioners[kind])
-    for _, losses in run(objective(defined, content, style, style_loss="gram"), defined.tf.constant(content), 61, 0.05):
+    for _, losses, _ in run(
+        objective(defined, content, style, style_loss="gram"), defined.tf.constant(content), 61, 0.05
+    ):
         pass
     return {"loss": float(losses["total"])}
 
@@ -112,7 +114,7 @@ def step(precision, size):
         start = time.perf_counter()
         evaluate(image)[1].numpy()
         middle = time.perf_counter()
-        image, losses = next(descent)
+        image, losses, _ = next(descent)
         run.record(losses, image)
         alone.append(middle - start)
         whole.append(time.perf_counter() - middle)

@@ -231,14 +231,14 @@ def test_lbfgs_finds_the_minimum_of_a_bowl(defined, random, preconditioned):
         return {"total": 0.5 * tf.reduce_sum(curvature * error**2)}, curvature * error
 
     how = {"preconditioner": defined.even_out} if preconditioned else {}
-    for image, _ in defined.lbfgs(evaluate, tf.fill(target.shape, 0.5), 300, 0.05, **how):
+    for image, *_ in defined.lbfgs(evaluate, tf.fill(target.shape, 0.5), 300, 0.05, **how):
         pass
     np.testing.assert_allclose(image, target, atol=0.01)
 
 
 def test_lbfgs_stays_where_there_is_no_slope(defined, picture):
     flat = lambda image: ({"total": tf.constant(1.0)}, tf.zeros_like(image))  # noqa: E731
-    for image, _ in defined.lbfgs(flat, tf.constant(picture), 4, 0.05):
+    for image, *_ in defined.lbfgs(flat, tf.constant(picture), 4, 0.05):
         np.testing.assert_array_equal(image, picture)
 
 
