@@ -42,7 +42,7 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 from IPython.display import Image as DisplayedImage
 from matplotlib.figure import Figure
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 
 @contextmanager
@@ -212,29 +212,37 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
     """
     path = _located(path, kind)
     _check_above_0(max_size, "max_size, in pixels,", Integral)
+    picture = _decoded(path, max_size)
+    if enlarge and (factor := max_size / max(picture.size)) > 1:
+        picture = picture.resize([max(1, round(factor * side)) for side in picture.size], Image.Resampling.LANCZOS)
+    picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.asarray(picture, np.float32)[np.newaxis] / 255
+
+
+def _decoded(path: Path, max_size: int = 512, content: bytes | None = None) -> Image.Image:
+    """Reads a picture from a file, or from bytes that come by this name, as upright RGB; ValueError if it cannot be."""
+    beginning = b""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open(path, "rb") if content is None else io.BytesIO(content) as source:
             warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
-            with Image.open(path) as file:
+            beginning = source.read(12)
+            source.seek(0)
+            with Image.open(source) as file:
                 _refuse_raw(file, path)
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
                     file.getexif()  # kept; from the raw block Pillow would write all tags anew, good or bad
                 for block in ("exif", "Raw profile type exif"):
                     file.info.pop(block, None)
-                picture = _to_srgb(ImageOps.exif_transpose(file))
+                return _to_srgb(ImageOps.exif_transpose(file))
     except PermissionError:
         raise
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         todo = f"Save it from another program as PNG or JPEG ({max_size} pixels on the longest side are enough)."
-        with open(path, "rb") as file:
-            if file.read(12)[4:8] == b"ftyp":  # the kind of file that HEIC, AVIF and films are
-                todo = f"A phone's HEIC photograph is read after `pip install pillow-heif` and a restart. Or: {todo}"
-        raise ValueError(f"Expected a picture that Pillow can read, got {str(path)!r} ({error}). {todo}") from error
-    if enlarge and (factor := max_size / max(picture.size)) > 1:
-        picture = picture.resize([max(1, round(factor * side)) for side in picture.size], Image.Resampling.LANCZOS)
-    picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
-    return np.asarray(picture, np.float32)[np.newaxis] / 255
+        if beginning[4:8] == b"ftyp":  # the kind of file that HEIC, AVIF and films are
+            todo = f"A phone's HEIC photograph is read after `pip install pillow-heif` and a restart. Or: {todo}"
+        why = "no format that it knows" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"Expected a picture that Pillow can read, got {str(path)!r} ({why}). {todo}") from error
 
 
 def _refuse_raw(file: Image.Image, path: Path) -> None:
@@ -1576,14 +1584,17 @@ class _Panel:
 
 def keep_upload(folder: Path, name: str, content: bytes) -> str:
     """Writes an upload into a folder and returns its name there; ValueError or OSError, and no file, if no picture."""
-    with Image.open(io.BytesIO(content)) as picture:
-        readable = Image.registered_extensions().get(Path(name).suffix.lower()) in Image.OPEN
-        ending = Path(name).suffix if readable else f".{picture.format.lower()}"
+    _decoded(Path(name or "upload"), content=content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kind = Image.open(io.BytesIO(content)).format
+    readable = Image.registered_extensions().get(Path(name).suffix.lower()) in Image.OPEN
+    ending = Path(name).suffix if readable else f".{kind.lower()}"
     stem = Path(name).stem[:100].strip(".") or "upload"
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     path = next(path for each in names if _taken(path := folder / f"{each}{ending}"))
     try:
-        load_image(_write(path, lambda file: file.write(content)))
+        _write(path, lambda file: file.write(content))
     except BaseException:
         path.unlink()
         raise

@@ -500,10 +500,25 @@ def test_uploads_are_kept_under_free_names(tmp_path):
 def test_an_upload_that_is_no_picture_or_a_damaged_one_is_not_kept(tmp_path, random):
     buffer = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
-    for content in (b"no picture", buffer.getvalue()[:1000]):
-        with pytest.raises((ValueError, OSError)):
+    too_large = io.BytesIO()
+    Image.new("1", (20000, 10000)).save(too_large, "PNG")
+    reasons = {
+        b"no picture": "no format that it knows",
+        b"\0\0\0\x18ftypheic" + bytes(200): "no format that it knows.*HEIC photograph is read after",
+        buffer.getvalue()[:1000]: "truncated",
+        too_large.getvalue(): "exceeds limit",
+    }
+    for content, reason in reasons.items():
+        with pytest.raises(ValueError, match=rf"a picture that Pillow can read, got 'a\.jpg' \(.*{reason}.*Save it"):
             nst.keep_upload(tmp_path, "a.jpg", content)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_upload_is_taken_without_a_warning(tmp_path, monkeypatch, recwarn):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert nst.keep_upload(tmp_path, "a.png", buffer.getvalue()) == "a.png" and not recwarn
 
 
 # --- Animations and grids --------------------------------------------------------------------
