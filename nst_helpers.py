@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -97,6 +98,9 @@ _BROKEN = (
 _BROKEN += "gradient, as a root has at 0."
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
+# What Windows keeps for devices, whatever the ending.
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"}
+_DEVICES |= {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
 _panel = None  # the one that was shown last
 # Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
 USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
@@ -385,7 +389,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     call, folder = recipe["call"], Path(folder).expanduser()
     styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
     names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
-    stem = "-".join(Path(str(name)).stem for name in names)[:120]
+    stem = _portable("-".join(Path(str(name)).stem for name in names), 120)
 
     def made_alike(path):
         with suppress(ValueError, OSError):
@@ -396,6 +400,13 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     path = next(path for name in names if _taken(path := folder / f"{name}.png") or made_alike(path))
     return save_image(image, path, recipe)
+
+
+def _portable(stem: str, length: int) -> str:
+    """A file's name without its ending, of so many bytes at most, as any system takes it; may be empty."""
+    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem)
+    stem = stem.encode(errors="ignore")[:length].decode(errors="ignore").strip(" .")
+    return f"_{stem}" if stem.split(".")[0].rstrip().lower() in _DEVICES else stem
 
 
 def _taken(path: Path) -> bool:
@@ -1583,14 +1594,18 @@ class _Panel:
 
 
 def keep_upload(folder: Path, name: str, content: bytes) -> str:
-    """Writes an upload into a folder and returns its name there; ValueError or OSError, and no file, if no picture."""
+    """Writes an upload into a folder and returns its name there; ValueError or OSError, and no file, if no picture.
+
+    What any system would not take in a name is replaced, and a number added to one that is there.
+    """
     _decoded(Path(name or "upload"), content=content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind = Image.open(io.BytesIO(content)).format
-    readable = Image.registered_extensions().get(Path(name).suffix.lower()) in Image.OPEN
-    ending = Path(name).suffix if readable else f".{kind.lower()}"
-    stem = Path(name).stem[:100].strip(".") or "upload"
+    given = Path(name.replace("\\", "/"))
+    readable = Image.registered_extensions().get(given.suffix.lower()) in Image.OPEN
+    ending = given.suffix if readable else f".{kind.lower()}"
+    stem = _portable(given.stem, 100) or "upload"
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     path = next(path for each in names if _taken(path := folder / f"{each}{ending}"))
     try:

@@ -497,6 +497,35 @@ def test_uploads_are_kept_under_free_names(tmp_path):
     assert (tmp_path / "a-2.png").read_bytes() == buffer.getvalue()
 
 
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("../x.png", "x.png"),
+        ("C:\\pictures\\x.png", "x.png"),
+        ("CON.png", "_CON.png"),
+        ("nul.tar.PNG", "_nul.tar.PNG"),
+        ("com1 .png", "_com1.png"),
+        ("console.png", "console.png"),
+        ('<b>:"|?*.png', "_b______.png"),
+        ("a\nb\0.png", "a_b_.png"),
+        (" . .png", "upload.png"),
+        ("\ud800.png", "upload.png"),
+        ("\U0001f3f0" * 90 + ".png", "\U0001f3f0" * 25 + ".png"),  # four bytes each
+    ],
+)
+def test_an_upload_s_name_is_one_that_any_system_takes(tmp_path, picture, name, kept):
+    content = nst.save_image(picture, tmp_path / "a.png").read_bytes()
+    (tmp_path / "images").mkdir()
+    assert nst.keep_upload(tmp_path / "images", name, content) == kept
+    assert (tmp_path / "images" / kept).read_bytes() == content
+    assert len(list(tmp_path.rglob("*.*"))) == 2
+
+
+def test_a_result_of_long_names_in_any_script_is_saved(tmp_path, picture):
+    path = nst.save_result(picture, result_of("\u57ce" * 80 + ".jpg", "con.png"), tmp_path)
+    assert path.name == "\u57ce" * 40 + ".png"
+
+
 def test_an_upload_that_is_no_picture_or_a_damaged_one_is_not_kept(tmp_path, random):
     buffer = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
