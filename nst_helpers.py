@@ -1603,9 +1603,11 @@ def keep_upload(folder: Path, name: str, content: bytes) -> str:
         warnings.simplefilter("ignore")
         kind = Image.open(io.BytesIO(content)).format
     given = Path(name.replace("\\", "/"))
-    readable = Image.registered_extensions().get(given.suffix.lower()) in Image.OPEN
-    ending = given.suffix if readable else f".{kind.lower()}"
+    kinds = Image.registered_extensions()
+    endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if kinds[end] == kind), ".png")
+    ending = next(end for end in endings if kinds.get(end.lower()) in Image.OPEN)  # else it would not be listed
     stem = _portable(given.stem, 100) or "upload"
+    check_folder(folder)
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     path = next(path for each in names if _taken(path := folder / f"{each}{ending}"))
     try:

@@ -543,6 +543,20 @@ def test_an_upload_that_is_no_picture_or_a_damaged_one_is_not_kept(tmp_path, ran
     assert not list(tmp_path.iterdir())
 
 
+def test_every_upload_that_is_kept_is_listed(tmp_path):
+    for kind in ("JPEG2000", "PCX", "SPIDER"):  # one whose ending is not its name, and one that has none
+        buffer = io.BytesIO()
+        Image.new("F" if kind == "SPIDER" else "L", (4, 4)).save(buffer, kind)
+        nst.keep_upload(tmp_path, "a.ending", buffer.getvalue())
+    assert [path.name for path in nst.find_images(tmp_path)] == ["a.jp2", "a.pcx", "a.png"]
+
+
+def test_an_upload_that_cannot_be_written_is_told_in_a_sentence(tmp_path, picture):
+    path = nst.save_image(picture, tmp_path / "a.png")
+    with pytest.raises(OSError, match="could not be written .*Free some space, or choose another folder"):
+        nst.keep_upload(path, "a.png", path.read_bytes())
+
+
 def test_a_large_upload_is_taken_without_a_warning(tmp_path, monkeypatch, recwarn):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
