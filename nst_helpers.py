@@ -1406,19 +1406,27 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no PNG or carries no recipe.
+        ValueError: If the file is no PNG or carries no recipe. Whether its `call` is one that `paint` takes is left to it.
     """
     path = Path(path).expanduser()
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=["PNG"]) as file:
             file.load()  # texts may follow the pixels
-            return json.loads(file.text[_RECIPE])
+            recipe = json.loads(file.text[_RECIPE])
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).") from None
-    except (OSError, AttributeError, KeyError, ValueError, SyntaxError) as error:
+    except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
         wanted = f"as save_image(image, path, recipe) writes it, got {str(path)!r}, which has none"
         todo = "Programs that edit or send pictures often drop it."
         raise ValueError(f"Expected a PNG with a recipe in it, {wanted}. {todo}") from error
+    got, kinds = type(recipe).__name__, {"call": dict, "network": dict, "steps": int}
+    if isinstance(recipe, dict):
+        found = {part: type(recipe[part]) if part in recipe else None for part in kinds}
+        if found == kinds and recipe["steps"] > 0:
+            return recipe
+        got = ", ".join(f"{part}: {'none' if kind is None else kind.__name__}" for part, kind in found.items())
+    wanted = "a recipe of call: dict, network: dict, and steps: int, of at least 1"
+    raise ValueError(f"Expected {wanted}, got {got} in {str(path)!r}. Take a file that save_image wrote.")
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import nst_helpers as nst
 
@@ -387,6 +387,40 @@ def test_what_has_no_recipe_is_refused(picture, recipe, tmp_path):
         nst.read_recipe(tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"ending in \.png.*photo\.jpg"):
         nst.save_image(picture, jpeg, recipe)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda recipe: [recipe], "got list in"),
+        (lambda recipe: recipe | {"call": [1]}, "got call: list, network: dict, steps: int in"),
+        (lambda recipe: {"call": {}, "steps": True}, "got call: dict, network: none, steps: bool in"),
+        (lambda recipe: recipe | {"steps": 0}, "steps: int, of at least 1, got"),
+        (lambda recipe: recipe | {"steps": float("nan")}, "got .*steps: float in"),
+    ],
+)
+def test_a_recipe_of_another_make_is_refused(picture, recipe, tmp_path, change, message):
+    path = nst.save_image(picture, tmp_path / "a-b.png", change(recipe))
+    with pytest.raises(ValueError, match=f"Expected a recipe .*{message}"):
+        nst.read_recipe(path)
+    result = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {}, "steps": 1}
+    assert nst.save_result(picture, result, tmp_path).name == "a-b-2.png"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"call": ' * 100_000, "9" * 5000, "", "{'call': {}}"])
+def test_a_recipe_that_cannot_be_read_is_refused(tmp_path, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("nst-recipe", text)
+    Image.new("L", (2, 2)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(ValueError, match="Expected a (PNG with a )?recipe"):
+        nst.read_recipe(tmp_path / "a.png")
+
+
+def test_a_picture_of_too_many_pixels_has_no_recipe(picture, recipe, tmp_path, monkeypatch):
+    path = nst.save_image(picture, tmp_path / "a.png", recipe)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match="Expected a PNG with a recipe"):
+        nst.read_recipe(path)
 
 
 def test_what_is_nearly_grey_is_not_blown_up(castle, random):
