@@ -285,11 +285,12 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over white."""
     profile = picture.info.get("icc_profile")
     if picture.mode.startswith(("I", "F")):  # more than 8 bits a pixel
-        values = np.nan_to_num(np.asarray(picture, np.float64), posinf=0, neginf=0)
+        values = np.nan_to_num(np.array(picture, np.float32), copy=False, posinf=0, neginf=0)
         peak = values.max()
         ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
         full = next((full for full in ranges if peak <= 1.1 * full), peak)
-        picture = Image.fromarray(np.uint8(np.clip(np.rint(values / full * 255), 0, 255)))
+        values *= np.float32(255 / full)
+        picture = Image.fromarray(np.uint8(np.clip(np.rint(values, out=values), 0, 255, out=values)))
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     if picture.mode in ("P", "PA", "1", "LA", "La", "RGBa", "RGBA", "RGBX"):
         picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")

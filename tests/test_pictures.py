@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -187,6 +188,18 @@ def test_sixteen_bits(save, name):
 def test_floating_point(save, scale):
     picture = Image.fromarray(np.float32([[0, 0.2, 1]]) * scale)
     assert colours(save(picture, "a.tif"))[0].tolist() == [[0] * 3, [51] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "RGBA"])
+def test_reading_takes_little_memory(save, mode):
+    path = save(Image.new(mode, (2000, 1000)), "a.tif")
+    tracemalloc.start()
+    try:
+        nst.load_image(path, 8)
+        peak = tracemalloc.get_traced_memory()[1]  # of NumPy's arrays, not of Pillow's pictures
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2000 * 1000
 
 
 def test_floating_point_that_overshoots(save):
