@@ -188,9 +188,16 @@ def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -
 
 
 # --- Pictures in files -----------------------------------------------------------------------
+def _expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of a ~ that stands for one; a file's name may begin so, too."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """Lists the pictures in a folder (not in the folders below it) by name; raises FileNotFoundError without one."""
-    folder = Path(folder).expanduser()
+    folder = _expanded(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
     endings = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
@@ -261,7 +268,7 @@ def _located(path: str | Path, kind: str | None) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         got = type(path).__name__
         raise ValueError(f"Expected the path or the name of a picture's file, got {got}. stylize takes arrays.")
-    path = Path(path).expanduser()
+    path = _expanded(path)
     try:
         if path.is_dir():
             raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
@@ -344,7 +351,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     Raises:
         ValueError: If the image's shape or range, or the ending, is another.
     """
-    path, image, text = Path(path).expanduser(), np.asarray(image), PngImagePlugin.PngInfo()
+    path, image, text = _expanded(path), np.asarray(image), PngImagePlugin.PngInfo()
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     endings, wanted = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"), "one of {}"
     if recipe is not None:
@@ -358,7 +365,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
-    path = Path(path).expanduser()
+    path = _expanded(path)
     aside = path.with_name(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -387,7 +394,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     It replaces an earlier one only if that was made in the same way (call, network and number of steps); otherwise it
     gets the first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
     """
-    call, folder = recipe["call"], Path(folder).expanduser()
+    call, folder = recipe["call"], _expanded(folder)
     styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
     names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
     stem = _portable("-".join(Path(str(name)).stem for name in names), 120)
@@ -826,7 +833,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
             return _load_backbone("vgg16", "imagenet")
         finally:
             socket.setdefaulttimeout(timeout)
-    path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights).expanduser()
+    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
         todo = "Restore it (git checkout weights), or give the path of one, or weights=None for random ones."
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. {todo}")
@@ -1409,7 +1416,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no PNG or carries no recipe. Whether its `call` is one that `paint` takes is left to it.
     """
-    path = Path(path).expanduser()
+    path = _expanded(path)
     try:
         with Image.open(path, formats=["PNG"]) as file:
             file.load()  # texts may follow the pixels
@@ -1440,7 +1447,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     Raises:
         ValueError: If there is no frame, the ending is another, or `seconds` is not above 0.
     """
-    path, ending = Path(path).expanduser(), Path(path).suffix.lower()
+    path, ending = _expanded(path), Path(path).suffix.lower()
     _check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
     if len(frames) == 0 or ending not in (".webp", ".gif"):
         got = f"{len(frames)} frames and {path.name!r}"

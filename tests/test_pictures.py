@@ -282,6 +282,15 @@ def test_the_home_folder(save, tmp_path, monkeypatch):
     assert nst.load_image("~/a.png").shape == (1, 2, 2, 3)
 
 
+def test_a_name_that_begins_like_a_home_folder(picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = nst.save_image(picture, "~nobody.png", result_of())
+    assert path.name == "~nobody.png" and nst.load_image("~nobody.png").shape == picture.shape
+    assert nst.read_recipe("~nobody.png") == result_of()
+    with pytest.raises(FileNotFoundError, match="no picture '~nowhere.png'"):
+        nst.load_image("~nowhere.png")
+
+
 def test_a_damaged_picture(save, random):
     path = save(Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "a.jpg")
     path.write_bytes(path.read_bytes()[:1000])
