@@ -1418,9 +1418,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """
     path = _expanded(path)
     try:
-        with Image.open(path, formats=["PNG"]) as file:
-            file.load()  # texts may follow the pixels
-            recipe = json.loads(file.text[_RECIPE])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of many pixels
+            with Image.open(path, formats=["PNG"]) as file:
+                file.load()  # texts may follow the pixels
+                recipe = json.loads(file.text[_RECIPE])
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).") from None
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
