@@ -1376,9 +1376,10 @@ class LiveView:
 
 
 def _encoded(image: Any, width: int = 512) -> bytes:
-    """A picture as JPEG, as wide as asked for."""
+    """A picture as JPEG, as wide as asked for; narrower, if it would be more than four times as high."""
     picture, buffer = _as_picture(image), io.BytesIO()
-    picture.resize((width, max(1, round(width * picture.height / picture.width)))).save(buffer, "JPEG", quality=88)
+    factor = min(width / picture.width, 4 * width / picture.height)
+    picture.resize([max(1, round(factor * side)) for side in picture.size]).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 

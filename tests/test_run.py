@@ -185,6 +185,11 @@ def test_the_live_view_shows_the_last_step(monkeypatch, steps):
     assert Image.open(io.BytesIO(curves)).width > 500
 
 
+@pytest.mark.parametrize("size, shown", [((1, 512), (4, 2048)), ((512, 1), (512, 1)), ((30, 120), (512, 2048))])
+def test_a_thin_picture_is_shown_within_bounds(size, shown):
+    assert Image.open(io.BytesIO(nst._encoded(np.zeros((1, size[1], size[0], 3))))).size == shown
+
+
 def test_the_live_view_takes_a_small_part_of_the_time(monkeypatch):
     handles = []
     monkeypatch.setattr(nst, "display", lambda *_, **__: handles.append(Handle()) or handles[-1])
