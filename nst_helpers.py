@@ -12,6 +12,7 @@ import datetime
 import functools
 import hashlib
 import html
+import inspect
 import io
 import itertools
 import json
@@ -49,8 +50,12 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 @contextmanager
 def _quiet_stderr():
     """Holds back what native code writes to the process's stderr; shows it if the block fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (AttributeError, OSError):  # a program without a console has none
+        yield
+        return
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
@@ -86,6 +91,7 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
+_VGG16_SHA256 = "10b09faab061f60da5946747cb61f286c069a2d2596f0038546f0e9e23f620b2"
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
 STYLE_LOSSES = ("gram", "wasserstein")
@@ -239,7 +245,7 @@ def _decoded(path: Path, max_size: int = 512, content: bytes | None = None) -> I
             beginning = source.read(12)
             source.seek(0)
             with Image.open(source) as file:
-                _refuse_raw(file, path)
+                _refuse(file, path)
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
                     file.getexif()  # kept; from the raw block Pillow would write all tags anew, good or bad
@@ -256,8 +262,10 @@ def _decoded(path: Path, max_size: int = 512, content: bytes | None = None) -> I
         raise ValueError(f"Expected a picture that Pillow can read, got {str(path)!r} ({why}). {todo}") from error
 
 
-def _refuse_raw(file: Image.Image, path: Path) -> None:
-    """Raises ValueError for a camera's raw file: a TIFF whose first picture is a preview."""
+def _refuse(file: Image.Image, path: Path) -> None:
+    """Raises ValueError for a camera's raw file (a TIFF whose first picture is a preview), and for programs."""
+    if file.format == "EPS":
+        raise ValueError("PostScript, which is a program that draws a picture; it is not run")
     tags = getattr(file, "tag_v2", {})  # 254: 1 for a preview; 50706: the version of DNG
     if path.suffix.lower() in _RAW or (file.format == "TIFF" and (tags.get(254, 0) & 1 or 50706 in tags)):
         raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
@@ -373,9 +381,16 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
             write(file)
             file.flush()
             os.fsync(file.fileno())  # else a battery's end could leave the new name with nothing in it
-        os.replace(aside, path)
+        for wait in (0.1, 0.3, 0.6, 0):
+            try:
+                os.replace(aside, path)
+                break
+            except PermissionError:  # on Windows, while another program reads the file that is replaced
+                if not wait:
+                    raise
+                time.sleep(wait)
     except OSError as error:
-        todo = "Free some space, or choose another folder or a shorter name."
+        todo = "Free some space, close the program that shows it, or choose another folder or a shorter name."
         raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
     finally:
         with suppress(OSError):
@@ -385,7 +400,37 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
 
 def check_folder(folder: str | Path) -> None:
     """Raises OSError unless files can be written into a folder; makes it if need be."""
-    _write(Path(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink()
+    path = _expanded(folder) / f".{uuid.uuid4().hex}"
+    try:
+        _write(path, lambda file: None)
+    except OSError as error:
+        raise OSError(str(error).replace(repr(str(path)), f"In {str(folder)!r} files")) from error
+    with suppress(OSError):  # on Windows, while a virus scanner reads it
+        path.unlink()
+
+
+def _write_beside(
+    folder: Path,
+    stem: str,
+    ending: str,
+    write: Callable[[Path], Any],
+    same: Callable[[Path], bool] = lambda path: False,
+) -> Path:
+    """Writes a file under the first free name of stem, stem-2, ..., or over one that is the `same`; returns its path."""
+    check_folder(folder)
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    for path in (folder / f"{name}{ending}" for name in names):
+        with suppress(FileExistsError):
+            path.touch(exist_ok=False)  # before another run takes the name
+            break
+        if same(path):
+            return write(path)
+    try:
+        return write(path)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
@@ -404,10 +449,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
             found = read_recipe(path)
             return all(found.get(part) == recipe[part] for part in ("call", "network", "steps"))
 
-    check_folder(folder)
-    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-    path = next(path for name in names if _taken(path := folder / f"{name}.png") or made_alike(path))
-    return save_image(image, path, recipe)
+    return _write_beside(folder, stem, ".png", lambda path: save_image(image, path, recipe), made_alike)
 
 
 def _portable(stem: str, length: int) -> str:
@@ -415,14 +457,6 @@ def _portable(stem: str, length: int) -> str:
     stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem)
     stem = stem.encode(errors="ignore")[:length].decode(errors="ignore").strip(" .")
     return f"_{stem}" if stem.split(".")[0].rstrip().lower() in _DEVICES else stem
-
-
-def _taken(path: Path) -> bool:
-    """Takes a name that is free by an empty file, before another run does; returns whether it was."""
-    with suppress(FileExistsError):
-        path.touch(exist_ok=False)
-        return True
-    return False
 
 
 def _as_picture(image: Any) -> Image.Image:
@@ -824,7 +858,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         except Exception as error:  # Keras raises a bare Exception where a download fails
             home = os.environ.get("KERAS_HOME", "~/.keras")
             if not os.access(Path(home).expanduser() if "KERAS_HOME" in os.environ else Path.home(), os.W_OK):
-                home = "/tmp/.keras"  # as Keras does; where that cannot be written either, see `error`
+                home = f"{tempfile.gettempdir()}/.keras"  # as Keras does; where even that fails, see `error`
             name, cause = model.upper(), (str(error).strip() or type(error).__name__).splitlines()[0]
             todo = f"connect to the internet and run this again, or put {_KERAS_FILES}{MODELS[model].file} "
             todo += f"into {home}/models"
@@ -837,6 +871,11 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     if not path.is_file():
         todo = "Restore it (git checkout weights), or give the path of one, or weights=None for random ones."
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. {todo}")
+    if path == VGG16_WEIGHTS and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
+        todo = "Restore it: git checkout weights, or download the repository again."
+        raise ValueError(
+            f"The weights file {str(path)!r} is damaged: it has another SHA-256 than weights/README.md. {todo}"
+        )
     backbone = build(weights=None)
     try:
         with warnings.catch_warnings():
@@ -1147,7 +1186,8 @@ class Checkpoint:
         except PermissionError:
             raise
         except Exception as error:  # what is raised depends on where it is damaged
-            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({error}). {todo}.") from error
+            why = getattr(error, "strerror", None) or error
+            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({why}). {todo}.") from error
         keys = [*self._made_of, *(made_of.keys() - self._made_of.keys())]
         others = [key for key in keys if made_of.get(key) != self._made_of.get(key)]
         if others:
@@ -1405,7 +1445,9 @@ def make_recipe(
     }
 
     def plain(value):  # what JSON does not know: numbers and arrays of NumPy and TensorFlow; else as text
-        return np.asarray(value).tolist() if hasattr(value, "dtype") else str(value)
+        if hasattr(value, "dtype"):
+            return np.asarray(value).tolist()
+        return value.as_posix() if isinstance(value, Path) else str(value)
 
     return json.loads(json.dumps(recipe, default=plain))  # a copy, as it will be read again
 
@@ -1438,6 +1480,56 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         got = ", ".join(f"{part}: {'none' if kind is None else kind.__name__}" for part, kind in found.items())
     wanted = "a recipe of call: dict, network: dict, and steps: int, of at least 1"
     raise ValueError(f"Expected {wanted}, got {got} in {str(path)!r}. Take a file that save_image wrote.")
+
+
+def from_stranger(recipe: Mapping[str, Any], folder: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what a recipe asks for, fit to be done whoever wrote it: arguments for `paint`, and for the extractor.
+
+    Of files it takes the bare names, and looks for them in `folder` (if it is given) and in `images/` only. It names no
+    weights but "imagenet" or none. What would take long is clipped: the size at 2048, the steps at 300, scales at 4.
+
+    Raises:
+        FileNotFoundError: If there is no such picture in these folders.
+        ValueError: If the recipe asks for anything else.
+    """
+    call, network = dict(recipe["call"]), dict(recipe["network"])
+    known = {"content", "style", "size", "enlarge", "start", *(field.name for field in dataclasses.fields(Settings))}
+    for key in call:
+        check_name(key, known, "argument", " of a recipe")
+    for key in network:
+        check_name(key, inspect.signature(build_feature_extractor).parameters, "argument", " of a recipe's network")
+    if network.get("weights", "imagenet") not in ("imagenet", None):
+        raise ValueError(f"Expected a recipe's weights to be 'imagenet' or None, got {network['weights']!r}.")
+
+    def there(name, kind):
+        if not isinstance(name, str):
+            raise ValueError(f"Expected a recipe to name a picture's file, got {name!r:.80}.")
+        name = name.replace("\\", "/").rpartition("/")[2]
+        folders = [] if folder is None else [_expanded(folder)]
+        folders += sorted(filter(Path.is_dir, IMAGES.iterdir()), key=lambda each: (each.name != kind, each.name))
+        found = [each / name for each in folders if (each / name).is_file()]
+        if not found:
+            places = ", ".join(map(str, folders))
+            raise FileNotFoundError(f"There is no picture {name!r} in {places}. Give from_stranger its folder.")
+        return str(found[0])
+
+    def clipped(asked, most):
+        return min(asked, most) if isinstance(asked, Real) and not isinstance(asked, bool) else asked
+
+    def style(asked):
+        asked = dict(asked) if isinstance(asked, Mapping) else {"image": asked}
+        kinds = {"image": "style", "mask": "masks", "image_mask": "masks"}
+        named = ["image", *(key for key in kinds if asked.get(key) is not None)]
+        asked |= {key: there(asked.get(key), kinds[key]) for key in named}
+        return asked | {"scale": clipped(asked.get("scale", 1.0), 4)}
+
+    styles = call.get("style")
+    call |= {"content": there(call.get("content"), "content")}
+    call |= {"style": list(map(style, styles[:8])) if isinstance(styles, list) else style(styles)}
+    call |= {"start": there(call["start"], "content")} if call.get("start") is not None else {}
+    for key, most in (("size", 2048), ("steps", 300)):
+        call |= {key: clipped(call[key], most)} if key in call else {}
+    return call, network
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
@@ -1626,12 +1718,4 @@ def keep_upload(folder: Path, name: str, content: bytes) -> str:
     endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if kinds[end] == kind), ".png")
     ending = next(end for end in endings if kinds.get(end.lower()) in Image.OPEN)  # else it would not be listed
     stem = _portable(given.stem, 100) or "upload"
-    check_folder(folder)
-    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-    path = next(path for each in names if _taken(path := folder / f"{each}{ending}"))
-    try:
-        _write(path, lambda file: file.write(content))
-    except BaseException:
-        path.unlink()
-        raise
-    return path.name
+    return _write_beside(folder, stem, ending, lambda path: _write(path, lambda file: file.write(content))).name

@@ -65,6 +65,15 @@ def test_vgg16_weights_are_the_file_described():
     assert hashlib.sha256(nst.VGG16_WEIGHTS.read_bytes()).hexdigest() in text
 
 
+def test_damaged_weights_are_not_used(tmp_path, monkeypatch):
+    data = bytearray(nst.VGG16_WEIGHTS.read_bytes())
+    data[len(data) // 2] ^= 1
+    monkeypatch.setattr(nst, "VGG16_WEIGHTS", tmp_path / "weights.h5")
+    nst.VGG16_WEIGHTS.write_bytes(data)
+    with pytest.raises(ValueError, match="weights.h5' is damaged: it has another SHA-256.*git checkout weights"):
+        nst.build_feature_extractor("vgg16")
+
+
 @pytest.mark.parametrize("model", ["vgg16", "vgg19"])
 def test_returns_the_layers_asked_for_and_stops_there(model, picture):
     extractor = nst.build_feature_extractor(
@@ -248,6 +257,16 @@ def test_offline_vgg16_steps_in_for_vgg19(tmp_path):
     assert "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/" in todo and "/models" in todo
     assert last == f"vgg16 {sorted(LAYERS)}"
     assert run.stderr == ""  # nor does TensorFlow's import log anything
+
+
+def test_a_damaged_download_is_not_used(tmp_path, vgg19_file):
+    """Keras knows its files by their hashes; one that another network was saved to is not loaded."""
+    models = tmp_path / "keras" / "models"
+    models.mkdir(parents=True)
+    name = nst.MODELS["vgg19"].file.rpartition("/")[2]
+    (models / name).write_bytes(vgg19_file[0].read_bytes())
+    run = run_offline("import nst_helpers as nst; print(nst.build_feature_extractor('vgg19').model)", tmp_path)
+    assert run.stdout.splitlines()[-1] == "vgg16" and "could not be loaded" in run.stdout
 
 
 def test_offline_a_layer_that_vgg16_lacks_is_named(tmp_path):

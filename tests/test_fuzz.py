@@ -7,10 +7,12 @@ import json
 import re
 import shutil
 import struct
+import tempfile
 import threading
 import time
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +20,13 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image, ImageCms
 
 import nst_helpers as nst
+
+_home = tempfile.TemporaryDirectory()  # for what Hypothesis keeps; gone at the end
+set_hypothesis_home_dir(_home.name)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECIPE = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {"model": "vgg16"}, "steps": 3}
@@ -101,10 +107,25 @@ def with_checksums(data):
 HUGE = [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xea\x60", b"\x60\xea\0\0", b"\x60\xea"]
 
 
+@functools.cache
+def checkpoint():
+    """A checkpoint that is in order, of two steps."""
+    history = {name: [2.0, 1.0] for name in ("total", "content", "style", "tv", "seconds", "size")} | {"layers": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.npz"
+        nst.Checkpoint(path, *TASK).write(history, [np.zeros((1, 3, 4, 3)), np.ones(2, np.float32), 3], now=True)
+        return path.read_bytes()
+
+
+NETWORK = dict.fromkeys(("model", "content_layer", "style_layers", "pooling", "precision", "smooth"), "none")
+NETWORK |= {"network": SimpleNamespace(get_weights=list), "memory": lambda image: 0}
+TASK = nst.Settings(), np.zeros((1, 3, 4, 3)), np.zeros((1, 3, 4, 3)), [], SimpleNamespace(**NETWORK)
+
+
 @st.composite
-def damaged(draw):
+def damaged(draw, originals=lambda: sorted(whole().values())):
     """A real file, one to three times changed, cut off, shortened, lengthened, repeated in part, or with huge numbers."""
-    data = draw(st.sampled_from(sorted(whole().values())))
+    data = draw(st.sampled_from(originals()))
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(8, 60) | st.integers(0, len(data)))
         before, part, after = data[:place], data[place : place + 20], data[place + 20 :]
@@ -227,6 +248,18 @@ def read_recipe(folder, data, ending, name):
     path.unlink()
 
 
+def read_checkpoint(folder, data, ending, name):
+    path = folder / f"a{ending}"
+    path.write_bytes(data)
+    try:
+        found = nst.Checkpoint(path, *TASK)
+        assert len(found.history["total"]) >= 1 and len(found.arrays) >= 3
+    except ValueError as error:
+        check_sentences(error)
+    assert path.read_bytes() == data
+    path.unlink()
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -273,11 +306,12 @@ def upload(panel, folder, data, name):
 
 
 CALLS = {  # what is called, with what, and how many examples the slow form has
-    "load_image": (read_image, files, 2000),
+    "load_image": (read_image, files, 1000),
     "load_mask": (read_mask, files, 500),
-    "read_recipe": (read_recipe, with_recipes | files, 1000),
-    "keep_upload": (keep, files | in_order, 1000),
-    "the panel": (None, files | in_order, 500),
+    "read_recipe": (read_recipe, with_recipes | files, 500),
+    "keep_upload": (keep, files | in_order, 500),
+    "the panel": (None, files | in_order, 300),
+    "checkpoint": (read_checkpoint, damaged(lambda: [checkpoint()]) | files, 500),
 }
 
 

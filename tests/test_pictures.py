@@ -489,7 +489,7 @@ def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, picture):
         lambda: nst.save_animation([picture], tmp_path / "outputs" / "a.webp"),
         lambda: nst.show_images([picture], path=tmp_path / "outputs" / "a.jpg"),
     ):
-        with pytest.raises(OSError, match="could not be written .*Free some space, or choose another folder"):
+        with pytest.raises(OSError, match="could not be written .*Free some space,.* or choose another folder"):
             call()
     assert (tmp_path / "outputs").read_text() == "a file" and len(list(tmp_path.iterdir())) == 1
 
@@ -575,7 +575,7 @@ def test_every_upload_that_is_kept_is_listed(tmp_path):
 
 def test_an_upload_that_cannot_be_written_is_told_in_a_sentence(tmp_path, picture):
     path = nst.save_image(picture, tmp_path / "a.png")
-    with pytest.raises(OSError, match="could not be written .*Free some space, or choose another folder"):
+    with pytest.raises(OSError, match="could not be written .*Free some space,.* or choose another folder"):
         nst.keep_upload(path, "a.png", path.read_bytes())
 
 
@@ -677,3 +677,42 @@ def test_a_name_that_is_too_long_for_the_disk_is_refused():
         ValueError, match="Expected the path or the name of a picture's file, got 'xxx.*Correct the name"
     ):
         nst.load_image("x" * 300 + ".jpg")
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path, picture):
+    path = tmp_path / "a.eps"
+    Image.fromarray(np.uint8(picture[0] * 255)).save(path)
+    with pytest.raises(ValueError, match="PostScript.*is not run"):
+        nst.load_image(path)
+
+
+def test_a_file_that_another_program_holds_is_replaced_when_it_lets_go(tmp_path, picture, monkeypatch):
+    """As on Windows, where a file that is read cannot be replaced."""
+    replace, refusals = nst.os.replace, []
+
+    def held(source, target):
+        if len(refusals) < 2:
+            refusals.append(target)
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(nst.os, "replace", held)
+    path = nst.save_image(picture, tmp_path / "a.png")
+    assert len(refusals) == 2 and np.abs(nst.load_image(path) - picture).max() < 0.005
+    refusals.clear()
+    monkeypatch.setattr(nst.time, "sleep", lambda _: refusals.clear())
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="a.png' could not be written .Access is denied.*close the program that shows it"):
+        nst.save_image(picture * 0.5, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_disk_is_full_no_name_is_left_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    recipe = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {}, "steps": 1}
+    monkeypatch.setattr(nst, "save_image", full)
+    with pytest.raises(OSError, match="No space left"):
+        nst.save_result(np.zeros((1, 4, 4, 3)), recipe, tmp_path)
+    assert list(tmp_path.iterdir()) == []

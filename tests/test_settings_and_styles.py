@@ -432,3 +432,60 @@ def test_what_is_nearly_grey_is_not_blown_up(castle, random):
     matched = nst.match_colours(drawing, castle)
     residual = lambda image: np.linalg.svd(np.reshape(image - image.mean(axis=(1, 2)), (-1, 3)), compute_uv=False)
     assert (residual(matched)[1:] < 4.05 * residual(drawing)[1:]).all()
+
+
+# ---------------------------------------------------------------------------------------------
+# Recipes from strangers
+
+
+def asks(**call):
+    call = {"content": "mont_saint_michel.jpg", "style": "great_wave.jpg", "size": 96} | call
+    return {"call": call, "network": {"model": "vgg16", "weights": "imagenet"}, "steps": 3}
+
+
+def test_a_recipe_names_pictures_in_images_only(tmp_path):
+    call, network = nst.from_stranger(asks())
+    assert call["content"] == str(nst.IMAGES / "content" / "mont_saint_michel.jpg")
+    assert call["style"]["image"] == str(nst.IMAGES / "style" / "great_wave.jpg")
+    assert network == {"model": "vgg16", "weights": "imagenet"}
+    # A path of another machine is taken as a name; one that leads out of the folders finds nothing there.
+    call, _ = nst.from_stranger(asks(content="C:\\pictures\\mont_saint_michel.jpg", style="/home/me/great_wave.jpg"))
+    assert call["content"] == str(nst.IMAGES / "content" / "mont_saint_michel.jpg")
+    (tmp_path / "mine.jpg").touch()
+    for name in (str(tmp_path / "mine.jpg"), "../pyproject.toml", "/etc/passwd", "~/mine.jpg", "..", "", "."):
+        for field in ("content", "style", "start"):
+            with pytest.raises(FileNotFoundError, match="There is no picture.*Give from_stranger its folder"):
+                nst.from_stranger(asks(**{field: name}))
+        for field in ("mask", "image_mask"):
+            with pytest.raises(FileNotFoundError, match="There is no picture"):
+                nst.from_stranger(asks(style=[{"image": "great_wave.jpg", field: name}]))
+    call, _ = nst.from_stranger(asks(content="elsewhere/mine.jpg"), tmp_path)
+    assert call["content"] == str(tmp_path / "mine.jpg")
+
+
+def test_what_a_recipe_asks_for_is_clipped():
+    style = {"image": "great_wave.jpg", "scale": 50, "weight": 2}
+    call, _ = nst.from_stranger(asks(size=10**6, steps=10**9, style=[style] * 100))
+    assert call["size"] == 2048 and call["steps"] == 300
+    assert [each["scale"] for each in call["style"]] == [4] * 8 and call["style"][0]["weight"] == 2
+    call, _ = nst.from_stranger(asks(steps=20))
+    assert call["size"] == 96 and call["steps"] == 20
+
+
+@pytest.mark.parametrize(
+    "recipe, message",
+    [
+        (asks(checkpoint="/home/me/.profile"), "Unknown argument 'checkpoint'. Valid arguments of a recipe: "),
+        (asks(callback="print"), "Unknown argument 'callback'"),
+        (asks(content=["a.jpg"]), "Expected a recipe to name a picture's file, got"),
+        (asks(style=None), "Expected a recipe to name a picture's file, got None"),
+        (asks() | {"network": {"weights": "/tmp/a.h5"}}, "Expected a recipe's weights to be 'imagenet' or None"),
+        (
+            asks() | {"network": {"network": 1}},
+            "Unknown argument 'network'. Valid arguments of a recipe's network: mod",
+        ),
+    ],
+)
+def test_what_else_a_recipe_asks_for_is_refused(recipe, message):
+    with pytest.raises(ValueError, match=message):
+        nst.from_stranger(recipe)
