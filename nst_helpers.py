@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import datetime
 import functools
+import glob
 import hashlib
 import html
 import inspect
@@ -374,7 +375,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
     path = _expanded(path)
-    aside = path.with_name(f".{uuid.uuid4().hex}")
+    aside = path.with_name(f"{_aside(path)}{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
@@ -396,6 +397,11 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
         with suppress(OSError):
             aside.unlink()
     return path
+
+
+def _aside(path: Path) -> str:
+    """What the names begin with under which a file is written at first; who is killed meanwhile leaves one."""
+    return f".{path.name[:40]}."
 
 
 def check_folder(folder: str | Path) -> None:
@@ -1213,7 +1219,9 @@ class Checkpoint:
         self._next = end + max(CHECKPOINT_SECONDS, 100 * (end - start))
 
     def remove(self) -> None:
-        """Removes the file of a finished run."""
+        """Removes the file of a finished run, and what was left where it was killed while it wrote."""
+        for path in self.path.parent.glob(f"{glob.escape(_aside(self.path))}*") if self.path else ():
+            path.unlink(missing_ok=True)
         if self.path:
             self.path.unlink(missing_ok=True)
 

@@ -91,7 +91,7 @@ def fifty_runs():
     compiled = defined.losses_and_gradient, defined.lbfgs_step
     first, seen, memory = None, set(), []
     for n in range(51):
-        size, network, masked = (96, 128, 160, 200, 232)[n % 5], networks[(n // 5) % 3], n % 4 == 3
+        size, network, masked = (96, 128, 160, 200, 232)[n % 5], networks[n % 3], n % 2 == 1
         size, network, masked = (96, networks[0], False) if n == 50 else (size, network, masked)
         content = nst.load_image(("neuschwanstein_castle.jpg", "mont_saint_michel.jpg")[n % 2], size)
         style = nst.load_image("church_at_auvers.jpg", size)
