@@ -1159,9 +1159,13 @@ class Checkpoint:
     ):  # fmt: skip
         tile_size = tile_for(settings.tile_size, extractor, content)
         self.settings, self.history, self.arrays = dataclasses.replace(settings, tile_size=tile_size), {}, []
-        self.path, self._next = path and Path(path).expanduser(), time.perf_counter() + CHECKPOINT_SECONDS
-        if not path:
+        self.path, self._next = None, time.perf_counter() + CHECKPOINT_SECONDS
+        if path is None:
             return
+        wanted = "Expected a checkpoint to be a file's name, such as 'outputs/run.npz'"
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"{wanted}, got {type(path).__name__}.")
+        self.path = _expanded(path)
         self._made_of: dict[str, Any] = dataclasses.asdict(settings) | {m.__name__: m.__version__ for m in (tf, np)}
         pictures = {"photograph": Style(content), "start": Style(start)}
         for name, style in (pictures | {f"style {n}": style for n, style in enumerate(styles, 1)}).items():
@@ -1171,7 +1175,14 @@ class Checkpoint:
             self._made_of[f"{name} of the network"] = getattr(extractor, name)
         self._made_of["weights of the network"] = _sha256(extractor.network.get_weights())
         self._made_of = json.loads(json.dumps(self._made_of))
-        if self.path.exists():
+        there = False
+        try:
+            there = bool(os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:  # too long a name, or a zero in it
+            raise ValueError(f"{wanted}, got {str(path)[:40]!r}... ({getattr(error, 'strerror', error)}).") from error
+        if there:
             self._read()
         check_folder(self.path.parent)
 

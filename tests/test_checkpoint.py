@@ -202,3 +202,9 @@ def test_is_written_once_a_minute_and_for_a_hundredth_of_the_time(vgg16, pair, t
         clock[0] += 1
         kept.write({}, [])
     assert writes == [60, 262]
+
+
+@pytest.mark.parametrize("path", [5, ["run.npz"], "x" * 300, "a\0b.npz"])
+def test_what_is_no_name_is_refused(vgg16, pair, path):
+    with pytest.raises(ValueError, match="Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got"):
+        nst.Checkpoint(path, nst.Settings(), pair[0], pair[0], nst.as_styles(pair[1], pair[0]), vgg16)
