@@ -1734,7 +1734,7 @@ def keep_upload(folder: Path, name: str, content: bytes) -> str:
         kind = Image.open(io.BytesIO(content)).format
     given = Path(name.replace("\\", "/"))
     kinds = Image.registered_extensions()
-    endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if kinds[end] == kind), ".png")
+    endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if end and kinds[end] == kind), ".png")
     ending = next(end for end in endings if kinds.get(end.lower()) in Image.OPEN)  # else it would not be listed
     stem = _portable(given.stem, 100) or "upload"
     return _write_beside(folder, stem, ending, lambda path: _write(path, lambda file: file.write(content))).name
