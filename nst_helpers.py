@@ -1627,6 +1627,7 @@ class _Panel:
             widgets.FileUpload(accept="image/*", description=f"Upload a {what}", layout=wide["layout"])
             for what in ("photograph", "painting")
         )
+        self.enlarge = widgets.Checkbox(description="enlarge a photograph that is smaller", indent=False, **wide)
         self.weights = {}
         for (name, value), (low, high) in zip(settings.weights.items(), ((-2, 2), (0, 4), (-2, 2))):  # powers of 10
             words = {"description": f"{name} weight", "readout_format": ".3g"}
@@ -1640,7 +1641,8 @@ class _Panel:
         for widget in (self.picture, self.bar, self.says):
             widget.layout.width = "512px"
         buttons = widgets.HBox([self.run, self.stop, self.save])
-        left = widgets.VBox([content, photograph, style, painting, *others, *self.weights.values(), buttons])
+        above = [content, photograph, style, painting, *others, self.enlarge]
+        left = widgets.VBox([*above, *self.weights.values(), buttons])
         right = widgets.VBox([self.picture, self.bar, self.says], layout={"min_width": "540px"})
         self.box = widgets.VBox([widgets.HBox([left, right]), self.call]).add_class("nst-panel")
         self.run.on_click(self._on_run)
@@ -1684,7 +1686,8 @@ class _Panel:
         changes = {f"{name}_weight": float(f"{slider.value:.3g}") for name, slider in self.weights.items()}
         changes |= {"style_loss": style_loss, "colours": colours}
         self._settings = dataclasses.replace(self._settings, **changes)
-        words = [repr(content), repr(style), f"size={size}", *(f"{name}={changes[name]!r}" for name in changes)]
+        told = {"size": size, **({"enlarge": True} if self.enlarge.value else {}), **changes}
+        words = [repr(content), repr(style), *(f"{name}={value!r}" for name, value in told.items())]
         if model != self._first.model:
             words.append(f"extractor=nst.build_feature_extractor({model!r}, precision='auto')")
         self.call.value = f"<code>image, history, recipe = paint({html.escape(', '.join(words))})</code>"
@@ -1698,7 +1701,8 @@ class _Panel:
                 same = {"pooling": self._first.pooling, "precision": self._first.precision}
                 self._networks[model] = build_feature_extractor(model, **same)
             network, self._next = self._networks[model], 0.0
-            how = {"size": size, "extractor": network, "callback": self._watch, "quiet": True}
+            how = {"size": size, "enlarge": self.enlarge.value}
+            how |= {"extractor": network, "callback": self._watch, "quiet": True}
             self._made = self._paint(content, style, **how, **dataclasses.asdict(self._settings))
             image, history, _ = self._made
             self.picture.value, self.bar.value = _encoded(image), 1.0
