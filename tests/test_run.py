@@ -366,6 +366,7 @@ def test_the_panel_paints_shows_and_saves(panel, tmp_path):
     assert shown["Stop"].disabled and shown["Save"].disabled and not shown["Run"].disabled
     shown["content"].value, shown["keep colours"].value = "mont_saint_michel.jpg", "luminance"
     shown["style"].value, shown["tv weight"].value = "church_at_auvers.jpg", 0.5
+    shown["enlarge a photograph that is smaller"].value = True
     before = shown["Image"].value
     assert Image.open(io.BytesIO(before)).width == 512
     shown["Run"].click()
@@ -376,10 +377,11 @@ def test_the_panel_paints_shows_and_saves(panel, tmp_path):
     wait_for("Done after 2 steps and 1.0 s; total loss 3.", panel)
     ((content, style, how),) = panel.calls
     assert (content, style) == ("mont_saint_michel.jpg", "church_at_auvers.jpg")
+    assert how["enlarge"] is True
     assert (how["size"], how["tv_weight"], how["style_weight"], how["colours"]) == (100, 0.5, 1e4, "luminance")
     pixels = np.asarray(Image.open(io.BytesIO(shown["Image"].value)))
     assert pixels.shape == (384, 512, 3) and np.abs(pixels / 255 - 0.25).max() < 0.02
-    call = "paint(&#x27;mont_saint_michel.jpg&#x27;, &#x27;church_at_auvers.jpg&#x27;, size=100, "
+    call = "paint(&#x27;mont_saint_michel.jpg&#x27;, &#x27;church_at_auvers.jpg&#x27;, size=100, enlarge=True, "
     assert call in text_of(panel.box)
     end = time.monotonic() + 10
     while shown["Save"].disabled and time.monotonic() < end:
