@@ -1231,10 +1231,9 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Removes the file of a finished run, and what was left where it was killed while it wrote."""
-        for path in self.path.parent.glob(f"{glob.escape(_aside(self.path))}*") if self.path else ():
-            path.unlink(missing_ok=True)
         if self.path:
-            self.path.unlink(missing_ok=True)
+            for path in (self.path, *self.path.parent.glob(f"{glob.escape(_aside(self.path))}*")):
+                path.unlink(missing_ok=True)
 
 
 _DTYPES = {kind: np.dtype(kind) for kind in ("float32", "float64", "int32", "int64")}

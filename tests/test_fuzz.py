@@ -216,48 +216,40 @@ def check_image(image):
     assert 0 <= image.min() and image.max() <= 1
 
 
-def read_image(folder, data, ending, name):
+@contextmanager
+def in_a_file(folder, data, ending):
+    """A file with these bytes; what refuses it says so in sentences, and leaves it as it was."""
     path = folder / f"a{ending}"
     path.write_bytes(data)
     try:
-        check_image(nst.load_image(path))
-    except ValueError as error:
-        check_sentences(error)
-    path.unlink()
-
-
-def read_mask(folder, data, ending, name):
-    path = folder / f"a{ending}"
-    path.write_bytes(data)
-    try:
-        mask = nst.load_mask(path, np.zeros((1, 24, 32, 3), np.float32))
-        assert mask.dtype == np.float32 and mask.shape == (1, 24, 32, 1) and 0 <= mask.min() and mask.max() <= 1
-    except ValueError as error:
-        check_sentences(error)
-    path.unlink()
-
-
-def read_recipe(folder, data, ending, name):
-    path = folder / f"a{ending}"
-    path.write_bytes(data)
-    try:
-        recipe = nst.read_recipe(path)
-        assert [type(recipe[part]) for part in RECIPE] == [dict, dict, int] and recipe["steps"] > 0
-    except ValueError as error:
-        check_sentences(error)
-    path.unlink()
-
-
-def read_checkpoint(folder, data, ending, name):
-    path = folder / f"a{ending}"
-    path.write_bytes(data)
-    try:
-        found = nst.Checkpoint(path, *TASK)
-        assert len(found.history["total"]) >= 1 and len(found.arrays) >= 3
+        yield path
     except ValueError as error:
         check_sentences(error)
     assert path.read_bytes() == data
     path.unlink()
+
+
+def read_image(folder, data, ending, name):
+    with in_a_file(folder, data, ending) as path:
+        check_image(nst.load_image(path))
+
+
+def read_mask(folder, data, ending, name):
+    with in_a_file(folder, data, ending) as path:
+        mask = nst.load_mask(path, np.zeros((1, 24, 32, 3), np.float32))
+        assert mask.dtype == np.float32 and mask.shape == (1, 24, 32, 1) and 0 <= mask.min() and mask.max() <= 1
+
+
+def read_recipe(folder, data, ending, name):
+    with in_a_file(folder, data, ending) as path:
+        recipe = nst.read_recipe(path)
+        assert [type(recipe[part]) for part in RECIPE] == [dict, dict, int] and recipe["steps"] > 0
+
+
+def read_checkpoint(folder, data, ending, name):
+    with in_a_file(folder, data, ending) as path:
+        found = nst.Checkpoint(path, *TASK)
+        assert len(found.history["total"]) >= 1 and len(found.arrays) >= 3
 
 
 def contents(folder):
