@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import random
 import re
 import signal
 import socket
@@ -592,32 +593,32 @@ class Network(NamedTuple):
     file: str = ""  # its weights' address, in `_KERAS_FILES`
 
 
-# VGG: the first convolution of each block. Residual networks: the last activation at each resolution, which has seen all
-# of the blocks there. Content: the resolution of VGG's content layer, an eighth of the picture's.
-_VGG = "block4_conv2", [f"block{block}_conv1" for block in range(1, 6)]
-_RESNET = "conv3_block4_out", ["conv1_relu", *(f"conv{n}_out" for n in "2_block3 3_block4 4_block6 5_block3".split())]
-_MOBILENET = "block_6_expand_relu", [*(f"block_{block}_expand_relu" for block in (1, 3, 6, 13)), "out_relu"]
 _KERAS = keras.applications
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
-_KERNELS = "_weights_tf_dim_ordering_tf_kernels"
-MODELS = {  # by the names that `MODEL` takes; the layers' weights fall from shallow to deep
-    name: Network(
-        build, module.preprocess_input, content, dict(zip(style, (256.0, 64.0, 16.0, 4.0, 1.0))), smooth, file
-    )
-    for name, build, module, (content, style), smooth, file in (
-        ("vgg16", _KERAS.VGG16, _KERAS.vgg16, _VGG, False, ""),
-        ("vgg19", _KERAS.VGG19, _KERAS.vgg19, _VGG, False, f"vgg19/vgg19{_KERNELS}_notop.h5"),
-        ("resnet50", _KERAS.ResNet50, _KERAS.resnet50, _RESNET, True, f"resnet/resnet50{_KERNELS}_notop.h5"),
-        (
-            "mobilenetv2",
-            _KERAS.MobileNetV2,
-            _KERAS.mobilenet_v2,
-            _MOBILENET,
-            True,
-            f"mobilenet_v2/mobilenet_v2{_KERNELS}_1.0_224_no_top.h5",
-        ),
-    )
-}
+_KERNELS = "weights_tf_dim_ordering_tf_kernels"
+
+
+def _falling(*layers: str) -> dict[str, float]:
+    return dict(zip(layers, (256.0, 64.0, 16.0, 4.0, 1.0)))
+
+
+# VGG: the first convolution of each block. Residual networks: the last activation at each resolution, which has seen all
+# of the blocks there. Content: the resolution of VGG's content layer, an eighth of the picture's.
+_VGG = "block4_conv2", _falling(*(f"block{block}_conv1" for block in range(1, 6)))
+_RESNET = _falling("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+_MOBILENET = _falling(*(f"block_{block}_expand_relu" for block in (1, 3, 6, 13)), "out_relu")
+MODELS = {  # by the names that `MODEL` takes
+    "vgg16": Network(_KERAS.VGG16, _KERAS.vgg16.preprocess_input, *_VGG),
+    "vgg19": Network(_KERAS.VGG19, _KERAS.vgg19.preprocess_input, *_VGG, file=f"vgg19/vgg19_{_KERNELS}_notop.h5"),
+    "resnet50": Network(
+        _KERAS.ResNet50, _KERAS.resnet50.preprocess_input, "conv3_block4_out", _RESNET, True,
+        f"resnet/resnet50_{_KERNELS}_notop.h5",
+    ),
+    "mobilenetv2": Network(
+        _KERAS.MobileNetV2, _KERAS.mobilenet_v2.preprocess_input, "block_6_expand_relu", _MOBILENET, True,
+        f"mobilenet_v2/mobilenet_v2_{_KERNELS}_1.0_224_no_top.h5",
+    ),
+}  # fmt: skip
 
 
 def describe_device() -> str:
@@ -700,11 +701,15 @@ class FeatureExtractor:
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)
         check_image(image)
         self._check_size(*image.shape[1:3])
-        features = self.network(MODELS[self.model].preprocess(image * 255.0))
+        features = self._plain(image)
         if not self.smooth:
             return features
         temperatures = temperatures or {name: temperature(F) for name, F in features.items()}
         return {name: smooth_activations(F, temperatures[name]) for name, F in features.items()}
+
+    def _plain(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The feature maps as the network computes them."""
+        return self.network(MODELS[self.model].preprocess(image * 255.0))
 
     def _check_size(self, height: int | None, width: int | None) -> None:
         least = self.smallest_side
@@ -729,9 +734,9 @@ class FeatureExtractor:
         """Returns what to smooth a run's feature maps with: each layer's largest `temperature` in these images."""
         if not self.smooth:
             return {}
-        plain, found = dataclasses.replace(self, smooth=False), []
+        found = []
         for image in images:
-            features = plain(resized(image, min(1, 512 / max(image.shape[1:3]))))
+            features = self._plain(resized(image, min(1, 512 / max(image.shape[1:3]))))
             found.append([temperature(features[name]) for name in self.layers])
         return dict(zip(self.layers, map(tf.reduce_max, zip(*found))))
 
@@ -802,8 +807,8 @@ def build_feature_extractor(
         style_layers: From each layer that stands for style to its weight; by default those in `MODELS`.
         pooling: "avg" replaces each max pooling by an average pooling; "max" keeps it.
         weights: "imagenet"; a weights file's path (of the network without its dense layers, `include_top=False`); or
-            None: random. VGG16's ImageNet weights are in this repository; Keras downloads the others', once. Where
-            they cannot be had, one sentence says so and VGG16 takes their place.
+            None: random, the same each time. VGG16's ImageNet weights are in this repository; Keras downloads the
+            others', once. Where they cannot be had, one sentence says so and VGG16 takes their place.
         precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
         smooth: Whether to smooth the feature maps, see `smooth_activations`; by default, where `MODELS` says so.
     Returns:
@@ -853,7 +858,12 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     """Returns the network without its dense layers, and the name of what it really is."""
     build = functools.partial(MODELS[model].build, include_top=False)
     if weights is None:
-        return build(weights=None), model
+        state = random.getstate()
+        random.seed(0)  # Keras draws the seeds of a network's weights from here
+        try:
+            return build(weights=None), model
+        finally:
+            random.setstate(state)
     if weights == "imagenet" and model != "vgg16":
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang

@@ -147,10 +147,12 @@ def test_residual_networks_are_smoothed_unless_told_otherwise(picture, random):
     assert nst.build_feature_extractor("vgg16", weights=None, smooth=True).smooth
 
 
-def test_random_weights_differ_from_imagenet_s(vgg16, picture):
-    random = nst.build_feature_extractor("vgg16", weights=None)
-    assert not np.allclose(random(picture)["block1_conv1"], vgg16(picture)["block1_conv1"])
-    assert "random weights" in repr(random) and "VGG16" in repr(random)
+def test_random_weights_differ_from_imagenet_s_and_are_the_same_each_time(vgg16, picture):
+    one, other = (nst.build_feature_extractor("vgg16", weights=None) for _ in range(2))
+    for layer, features in one(picture).items():
+        assert not np.allclose(features, vgg16(picture)[layer])
+        assert np.array_equal(features, other(picture)[layer])
+    assert "random weights" in repr(one) and "VGG16" in repr(one)
 
 
 @pytest.mark.parametrize(

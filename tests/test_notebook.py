@@ -87,7 +87,7 @@ def test_is_readable_in_one_sitting(notebook):
     (first,) = tagged(notebook, "first-picture")
     before = notebook.cells[: first + 1]
     assert len([cell for cell in before if cell.cell_type == "code"]) <= 10 and words(before) <= 700
-    assert len(code_cells(notebook)) <= 85 and words(notebook.cells) <= 7300
+    assert len(code_cells(notebook)) <= 85 and words(notebook.cells) <= 7000
     for cell in code_cells(notebook):
         assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 20, cell.source
 
