@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -361,7 +361,12 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     Raises:
         ValueError: If the image's shape or range, or the ending, is another.
     """
-    path, image, text = _expanded(path), np.asarray(image), PngImagePlugin.PngInfo()
+    return _write(path, _encoder(image, path, recipe))
+
+
+def _encoder(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
+    """Checks what `save_image` is given, and returns the function that writes it into an open file."""
+    path, image, text = Path(path), np.asarray(image), PngImagePlugin.PngInfo()
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     endings, wanted = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"), "one of {}"
     if recipe is not None:
@@ -370,11 +375,15 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     if path.suffix.lower() not in endings:
         raise ValueError(f"Expected a file name ending in {wanted.format(', '.join(endings))}, got {path.name!r}.")
     options, kind = {"quality": 95}, Image.registered_extensions()[path.suffix.lower()]
-    return _write(path, lambda file: picture.save(file, kind, **({"pnginfo": text} if kind == "PNG" else options)))
+    return lambda file: picture.save(file, kind, **({"pnginfo": text} if kind == "PNG" else options))
 
 
-def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
-    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
+def _write(path: str | Path, write: Callable[[Any], Any], same: Callable[[Path], bool] | None = None) -> Path:
+    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence.
+
+    With `same`, only a file of which that is true is replaced; else the first free name of stem, stem-2, ... is taken.
+    Returns the path.
+    """
     path = _expanded(path)
     aside = path.with_name(f"{_aside(path)}{uuid.uuid4().hex}")
     try:
@@ -383,21 +392,48 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
             write(file)
             file.flush()
             os.fsync(file.fileno())  # else a battery's end could leave the new name with nothing in it
-        for wait in (0.1, 0.3, 0.6, 0):
-            try:
-                os.replace(aside, path)
-                break
-            except PermissionError:  # on Windows, while another program reads the file that is replaced
-                if not wait:
-                    raise
-                time.sleep(wait)
+        if same is None:
+            _replace(aside, path)
+            return path
+        for number in itertools.count(1):
+            target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+            if _renamed(aside, target):
+                return target
+            if same(target):
+                _replace(aside, target)
+                return target
     except OSError as error:
         todo = "Free some space, close the program that shows it, or choose another folder or a shorter name."
         raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
     finally:
         with suppress(OSError):
             aside.unlink()
-    return path
+
+
+def _replace(aside: Path, path: Path) -> None:
+    """Renames a file over another."""
+    for wait in (0.1, 0.3, 0.6, None):
+        try:
+            return os.replace(aside, path)
+        except PermissionError:  # on Windows, while another program reads the file that is replaced
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def _renamed(aside: Path, path: Path) -> bool:
+    """Gives a file a name that is free; says whether it was."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without hard links, such as a memory stick
+        try:
+            path.touch(exist_ok=False)  # before another run takes the name
+        except FileExistsError:
+            return False
+        _replace(aside, path)
+    return True
 
 
 def _aside(path: Path) -> str:
@@ -416,34 +452,10 @@ def check_folder(folder: str | Path) -> None:
         path.unlink()
 
 
-def _write_beside(
-    folder: Path,
-    stem: str,
-    ending: str,
-    write: Callable[[Path], Any],
-    same: Callable[[Path], bool] = lambda path: False,
-) -> Path:
-    """Writes a file under the first free name of stem, stem-2, ..., or over one that is the `same`; returns its path."""
-    check_folder(folder)
-    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-    for path in (folder / f"{name}{ending}" for name in names):
-        with suppress(FileExistsError):
-            path.touch(exist_ok=False)  # before another run takes the name
-            break
-        if same(path):
-            return write(path)
-    try:
-        return write(path)
-    except BaseException:
-        with suppress(OSError):
-            path.unlink()
-        raise
-
-
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
     """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
 
-    It replaces an earlier one only if that was made in the same way (call, network and number of steps); otherwise it
+    It replaces an earlier one only if that was made in the same way (call, files, network and number of steps); else it
     gets the first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
     """
     call, folder = recipe["call"], _expanded(folder)
@@ -454,9 +466,11 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     def made_alike(path):
         with suppress(ValueError, OSError):
             found = read_recipe(path)
-            return all(found.get(part) == recipe[part] for part in ("call", "network", "steps"))
+            return all(found.get(part) == recipe.get(part) for part in ("call", "files", "network", "steps"))
 
-    return _write_beside(folder, stem, ".png", lambda path: save_image(image, path, recipe), made_alike)
+    check_folder(folder)
+    path = folder / f"{stem}.png"
+    return _write(path, _encoder(image, path, recipe), made_alike)
 
 
 def _portable(stem: str, length: int) -> str:
@@ -753,12 +767,18 @@ class FeatureExtractor:
         return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
 
 
-def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, image: Any) -> int | None:
-    """Returns the size of the tiles to paint an image in, or None for no tiles: "auto" is 768 where memory is short."""
+def tile_for(
+    tile_size: int | str | None, extractor: FeatureExtractor, image: Any, styles: Sequence["Style"] = ()
+) -> int | None:  # fmt: skip
+    """Returns the size of the tiles to paint an image in, or None for no tiles: "auto" is 768 where memory is short.
+
+    A painting that is enlarged may need more of it than the image.
+    """
     if tile_size != "auto":
         return tile_size
     free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
-    return 768 if extractor.memory(image) > 0.7 * free else None
+    needed = [extractor.memory(image), *(style.scale**2 * extractor.memory(style.image) for style in styles)]
+    return 768 if max(needed) > 0.7 * free else None
 
 
 def temperature(features: tf.Tensor) -> tf.Tensor:
@@ -887,7 +907,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     if not path.is_file():
         todo = "Restore it (git checkout weights), or give the path of one, or weights=None for random ones."
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. {todo}")
-    if path == VGG16_WEIGHTS and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
+    if path.resolve() == VGG16_WEIGHTS.resolve() and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
         todo = "Restore it: git checkout weights, or download the repository again."
         raise ValueError(
             f"The weights file {str(path)!r} is damaged: it has another SHA-256 than weights/README.md. {todo}"
@@ -1150,7 +1170,7 @@ class Checkpoint:
     """A file that keeps a run as it stands, so that a run that was stopped or killed goes on from there.
 
     It is an npz of plain arrays and a text of JSON, and reading it runs no code. It is written at most once a minute,
-    and at most for a hundredth of the time.
+    and at most for a hundredth of the time. A file that another run has put there meanwhile is left alone.
 
     Args:
         path: The file, usually ending in .npz. A finished run removes it. None: nothing is kept.
@@ -1167,7 +1187,7 @@ class Checkpoint:
         self, path: str | Path | None, settings: Settings, content: Any, start: Any, styles: Sequence[Style],
         extractor: FeatureExtractor,
     ):  # fmt: skip
-        tile_size = tile_for(settings.tile_size, extractor, content)
+        tile_size = tile_for(settings.tile_size, extractor, content, styles)
         self.settings, self.history, self.arrays = dataclasses.replace(settings, tile_size=tile_size), {}, []
         self.path, self._next = None, time.perf_counter() + CHECKPOINT_SECONDS
         if path is None:
@@ -1175,8 +1195,9 @@ class Checkpoint:
         wanted = "Expected a checkpoint to be a file's name, such as 'outputs/run.npz'"
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"{wanted}, got {type(path).__name__}.")
-        self.path = _expanded(path)
-        self._made_of: dict[str, Any] = dataclasses.asdict(settings) | {m.__name__: m.__version__ for m in (tf, np)}
+        self.path = _expanded(path).absolute()
+        versions = {m.__name__: m.__version__ for m in (tf, keras, np)}
+        self._made_of: dict[str, Any] = dataclasses.asdict(settings) | versions
         pictures = {"photograph": Style(content), "start": Style(start)}
         for name, style in (pictures | {f"style {n}": style for n, style in enumerate(styles, 1)}).items():
             hashed = lambda value: _sha256([value]) if hasattr(value, "shape") else value
@@ -1184,10 +1205,12 @@ class Checkpoint:
         for name in ("model", "content_layer", "style_layers", "pooling", "precision", "smooth"):
             self._made_of[f"{name} of the network"] = getattr(extractor, name)
         self._made_of["weights of the network"] = _sha256(extractor.network.get_weights())
-        self._made_of = json.loads(json.dumps(self._made_of))
+        self._made_of = json.loads(json.dumps(self._made_of, default=lambda number: number.item()))
         there = False
         try:
             there = bool(os.stat(self.path))
+            if self.path.is_dir():
+                raise ValueError("a folder")
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError) as error:  # too long a name, or a zero in it
@@ -1198,7 +1221,6 @@ class Checkpoint:
 
     def _read(self) -> None:
         """Takes over a run of the same kind."""
-        todo = "Delete it to begin anew, or name another file"
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 if any(member.file_size != member.compress_size for member in file.zip.infolist()):
@@ -1214,36 +1236,58 @@ class Checkpoint:
             raise
         except Exception as error:  # what is raised depends on where it is damaged
             why = getattr(error, "strerror", None) or error
-            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({why}). {todo}.") from error
+            todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
+            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({why}). {todo}") from error
         keys = [*self._made_of, *(made_of.keys() - self._made_of.keys())]
         others = [key for key in keys if made_of.get(key) != self._made_of.get(key)]
         if others:
-            raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}.")
+            todo = "Delete it to begin anew, or name another file."
+            raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}")
         self.history, self.arrays = history, arrays
 
-    def write(self, history: Mapping[str, Any], arrays: Sequence[Any], now: bool = False) -> None:
-        """Writes a run down, if it is time, or `now`; says so where that fails, for the run can go on."""
+    def _is_ours(self) -> bool:
+        """Whether the file is of this very run, or there is none."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                return json.loads(file["about"].tobytes())["made_of"] == self._made_of
+        except FileNotFoundError:
+            return True
+        except Exception:
+            return False
+
+    def write(self, history: Mapping[str, Any], arrays: Sequence[Any], now: bool = False) -> bool:
+        """Writes a run down, if it is time, or `now`, and returns whether it did; says so where that fails."""
         start = time.perf_counter()
         if not self.path or (start < self._next and not now):
-            return
+            return False
         arrays = [np.asarray(array) for array in arrays]
         kinds = [array.dtype.name for array in arrays]
         plain = [array.view(np.uint16) if kind == "bfloat16" else array for array, kind in zip(arrays, kinds)]
 
         about = {"made_of": self._made_of, "tile_size": self.settings.tile_size, "history": history, "kinds": kinds}
         named = {str(n): array for n, array in enumerate(plain)} | {"about": np.bytes_(json.dumps(about))}
+        failed = "" if self._is_ours() else f"Another run has put a file at {str(self.path)!r}. Name another."
         try:
-            _write(self.path, lambda file: np.savez(file, **named))
+            if not failed:
+                _write(self.path, lambda file: np.savez(file, **named))
         except OSError as error:
-            print(f"The run goes on, but as it stands it could not be kept: {error}")
+            failed = str(error)
+        if failed:
+            print(f"As it stands the run could not be kept: {failed}")
         end = time.perf_counter()
         self._next = end + max(CHECKPOINT_SECONDS, 100 * (end - start))
+        return not failed
 
     def remove(self) -> None:
         """Removes the file of a finished run, and what was left where it was killed while it wrote."""
-        if self.path:
-            for path in (self.path, *self.path.parent.glob(f"{glob.escape(_aside(self.path))}*")):
+        if not self.path or not self._is_ours():
+            return
+        left = self.path.parent.glob(glob.escape(_aside(self.path)) + 32 * "[0-9a-f]")
+        try:
+            for path in (self.path, *left):
                 path.unlink(missing_ok=True)
+        except OSError as error:  # on Windows, while another program reads it
+            print(f"The run is done; {error.filename!r} could not be removed ({error.strerror}). Delete it.")
 
 
 _DTYPES = {kind: np.dtype(kind) for kind in ("float32", "float64", "int32", "int64")}
@@ -1311,14 +1355,14 @@ class Run:
         self.observers = [*self.observers, *([LiveView(self.settings.weights)] if is_live() and not self.quiet else [])]
         self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)} | {"layers": {}}
         self.stopped, self.expected, self._interrupts, self._broken = False, 0.0, 0, ""
-        self._before, self._began, self._past = None, time.perf_counter(), 0
+        self._before, self._began, self._past, self._kept = None, time.perf_counter(), 0, False
         if self.checkpoint and self.checkpoint.history:
             self.history = self.checkpoint.history
-            self._began -= self.history["seconds"][-1]
             if not self.quiet:
                 steps = f"{len(self.history['total'])} of {sum(steps for *_, steps in self.plan)} steps"
                 print(f"Going on from {self.checkpoint.path.name!r}, after {steps}.")
-        self._resumed = len(self.history["total"])
+        self._resumed, self._earlier = len(self.history["total"]), (self.history["seconds"] or [0.0])[-1]
+        self._began -= self._earlier
 
     def __enter__(self) -> "Run":
         if threading.current_thread() is threading.main_thread():  # which gets the interrupts
@@ -1333,13 +1377,13 @@ class Run:
         if kind is None and self._interrupts and self.quiet and not self.observers:
             raise KeyboardInterrupt
         if kind is None and not self.quiet:
-            took = duration(time.perf_counter() - self._began)
+            took = time.perf_counter() - self._began
             expected = f" (expected: {duration(self.expected)})" if self.expected else ""
             best = "here is the picture of the least loss so far, with its history. The cells below can go on with it"
-            if self.checkpoint and self.checkpoint.path and not self._broken:
+            if self._kept:
                 best += f"; the same call goes on with the run, from {self.checkpoint.path.name!r}"
-            stopped = f"Stopped after {took} and {len(self.history['total'])} steps: {best}."
-            print(stopped if self.stopped else f"Took {took}{expected}.")
+            stopped = f"Stopped after {duration(took)} and {len(self.history['total'])} steps: {best}."
+            print(stopped if self.stopped else f"Took {duration(took - self._earlier)}{expected}.")
 
     def _note(self, *_: Any) -> None:
         self._interrupts += 1
@@ -1382,7 +1426,7 @@ class Run:
         sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self.plan)
         needed = f"{duration(self.expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
-        self._began = time.perf_counter() - (self.history["seconds"] or [0])[-1]
+        self._began = time.perf_counter() - self._earlier
 
     def record(self, losses: Mapping[str, Any], image: Any, arrays: Sequence[Any] = ()) -> bool:
         """Writes a step into the history, shows it, and returns whether the run goes on.
@@ -1412,7 +1456,7 @@ class Run:
             self.stopped = any(isinstance(answer, (bool, np.bool_)) and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
         if self.checkpoint:
-            self.checkpoint.write(self.history, arrays, now=self.stopped)
+            self._kept = self.checkpoint.write(self.history, arrays, now=self.stopped)
         ends = list(itertools.accumulate(steps for _, _, steps in self.plan))
         if step in ends and not self.quiet:
             there = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -1457,8 +1501,9 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    It has `call`: the settings, and the files (`content`, `style`, `size`, perhaps `start`); `network`, what to build the
-    extractor from again; `losses`, the last ones; `steps`, as many as were done; `seconds`; `software`, the versions.
+    It has `call`: the settings, and the files (`content`, `style`, `size`, perhaps `start`); `files`, their SHA-256;
+    `network`, what to build the extractor from again; `losses`, the last ones; `steps`, as many as were done; `seconds`;
+    `software`, the versions. A mask that is no file but an array is named by its SHA-256 only.
     """
     names = ("model", "content_layer", "style_layers", "pooling", "weights", "precision", "smooth")
     style, named = files["style"], lambda each: each._asdict() if isinstance(each, Style) else each  # else a bare list
@@ -1474,10 +1519,25 @@ def make_recipe(
 
     def plain(value):  # what JSON does not know: numbers and arrays of NumPy and TensorFlow; else as text
         if hasattr(value, "dtype"):
-            return np.asarray(value).tolist()
+            array = np.asarray(value)  # a mask would make the PNG too large to be read
+            return array.tolist() if array.ndim == 0 else f"array {array.shape}, SHA-256 {_sha256([array])}"
         return value.as_posix() if isinstance(value, Path) else str(value)
 
-    return json.loads(json.dumps(recipe, default=plain))  # a copy, as it will be read again
+    recipe = json.loads(json.dumps(recipe, default=plain))  # a copy, as it will be read again
+    return recipe | {"files": _hashes_of_files(recipe["call"])}
+
+
+def _hashes_of_files(call: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of the pictures and masks that a recipe names, as far as they are there."""
+    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
+    named, found = [(call["content"], "content"), (call.get("start"), None)], {}
+    for style in styles:
+        style = style if isinstance(style, dict) else {"image": style}
+        named += [(style.get("image"), "style"), (style.get("mask"), "masks"), (style.get("image_mask"), "masks")]
+    for name, kind in named:
+        with suppress(OSError, ValueError):  # no file's name, or no file
+            found[name] = hashlib.sha256(_located(name, kind).read_bytes()).hexdigest()
+    return found
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -1514,7 +1574,8 @@ def from_stranger(recipe: Mapping[str, Any], folder: str | Path | None = None) -
     """Returns what a recipe asks for, fit to be done whoever wrote it: arguments for `paint`, and for the extractor.
 
     Of files it takes the bare names, and looks for them in `folder` (if it is given) and in `images/` only. It names no
-    weights but "imagenet" or none. What would take long is clipped: the size at 2048, the steps at 300, scales at 4.
+    weights but "imagenet" or none. What would take long is clipped: the size at 1024, the steps at 150, scales at 4;
+    tiles are used where the memory asks for it.
 
     Raises:
         FileNotFoundError: If there is no such picture in these folders.
@@ -1532,14 +1593,15 @@ def from_stranger(recipe: Mapping[str, Any], folder: str | Path | None = None) -
     def there(name, kind):
         if not isinstance(name, str):
             raise ValueError(f"Expected a recipe to name a picture's file, got {name!r:.80}.")
-        name = name.replace("\\", "/").rpartition("/")[2]
+        name = PureWindowsPath(name).name  # without folders and drives, / or \
         folders = [] if folder is None else [_expanded(folder)]
         folders += sorted(filter(Path.is_dir, IMAGES.iterdir()), key=lambda each: (each.name != kind, each.name))
-        found = [each / name for each in folders if (each / name).is_file()]
-        if not found:
-            places = ", ".join(map(str, folders))
-            raise FileNotFoundError(f"There is no picture {name!r} in {places}. Give from_stranger its folder.")
-        return str(found[0])
+        for path in (each / name for each in folders):
+            with suppress(OSError, ValueError):  # too long a name, or a zero in it
+                if path.is_file():
+                    return str(path)
+        places = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"There is no picture {name[:100]!r} in {places}. Give from_stranger its folder.")
 
     def clipped(asked, most):
         return min(asked, most) if isinstance(asked, Real) and not isinstance(asked, bool) else asked
@@ -1555,9 +1617,9 @@ def from_stranger(recipe: Mapping[str, Any], folder: str | Path | None = None) -
     call |= {"content": there(call.get("content"), "content")}
     call |= {"style": list(map(style, styles[:8])) if isinstance(styles, list) else style(styles)}
     call |= {"start": there(call["start"], "content")} if call.get("start") is not None else {}
-    for key, most in (("size", 2048), ("steps", 300)):
+    for key, most in (("size", 1024), ("steps", 150)):
         call |= {key: clipped(call[key], most)} if key in call else {}
-    return call, network
+    return call | {"tile_size": "auto"}, network
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
@@ -1749,5 +1811,5 @@ def keep_upload(folder: Path, name: str, content: bytes) -> str:
     kinds = Image.registered_extensions()
     endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if end and kinds[end] == kind), ".png")
     ending = next(end for end in endings if kinds.get(end.lower()) in Image.OPEN)  # else it would not be listed
-    stem = _portable(given.stem, 100) or "upload"
-    return _write_beside(folder, stem, ending, lambda path: _write(path, lambda file: file.write(content))).name
+    path = folder / f"{_portable(given.stem, 100) or 'upload'}{ending}"
+    return _write(path, lambda file: file.write(content), lambda path: False).name

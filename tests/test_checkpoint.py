@@ -149,7 +149,7 @@ def test_what_is_no_checkpoint_is_refused(defined, pair, tmp_path, kind):
         np.savez_compressed(path, about=np.bytes_(json.dumps(about)))
     else:
         np.savez(path, about=np.bytes_(json.dumps(about if kind == "no arrays" else [about])))
-    with pytest.raises(ValueError, match="run.npz' is no checkpoint, or damaged .*Delete it to begin anew"):
+    with pytest.raises(ValueError, match="run.npz' is no checkpoint, or damaged .*Name another file; or, if"):
         defined.stylize(*pair, checkpoint=path, **HOW)
     assert path.exists()
 
@@ -165,7 +165,7 @@ def test_a_full_disk_does_not_end_the_run(defined, pair, tmp_path, monkeypatch, 
     monkeypatch.setattr(nst, "_write", full)
     image, history = defined.stylize(*pair, checkpoint=tmp_path / "run.npz", **HOW)
     assert len(history["total"]) == 9
-    assert "The run goes on, but as it stands it could not be kept: No space left" in capsys.readouterr().out
+    assert "As it stands the run could not be kept: No space left" in capsys.readouterr().out
 
 
 def test_where_nothing_can_be_written_it_says_so_before_it_paints(defined, pair, tmp_path):
@@ -204,7 +204,75 @@ def test_is_written_once_a_minute_and_for_a_hundredth_of_the_time(vgg16, pair, t
     assert writes == [60, 262]
 
 
-@pytest.mark.parametrize("path", [5, ["run.npz"], "x" * 300, "a\0b.npz"])
+@pytest.mark.parametrize("path", [5, ["run.npz"], "x" * 300, "a\0b.npz", "", "."])
 def test_what_is_no_name_is_refused(vgg16, pair, path):
     with pytest.raises(ValueError, match="Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got"):
         nst.Checkpoint(path, nst.Settings(), pair[0], pair[0], nst.as_styles(pair[1], pair[0]), vgg16)
+
+
+def test_another_run_s_file_is_neither_replaced_nor_removed(defined, pair, tmp_path, capsys):
+    """Two notebooks, one path: the second was begun before the first had kept anything."""
+    path = tmp_path / "run.npz"
+    how = HOW | {"style_weight": 30.0, "callback": lambda now: now.step < 4}
+
+    def second(now):
+        if now.step == 1:
+            defined.stylize(*pair, checkpoint=path, **how)
+
+    defined.stylize(*pair, checkpoint=path, callback=second, **HOW)
+    assert "could not be kept: Another run has put a file at" in capsys.readouterr().out
+    _, history = defined.stylize(*pair, checkpoint=path, **HOW | {"style_weight": 30.0})  # goes on with the second
+    assert len(history["total"]) == 9 and not path.exists()
+
+
+def test_a_file_that_cannot_be_removed_takes_no_picture_with_it(defined, pair, tmp_path, monkeypatch, capsys):
+    path, unlink = tmp_path / "run.npz", nst.Path.unlink
+
+    def refused(self, missing_ok=False):
+        if self == path:
+            raise PermissionError(13, "The file is in use", str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(nst.Path, "unlink", refused)
+    image, history = defined.stylize(*pair, checkpoint=path, **HOW)
+    assert image.shape == pair[0].shape and len(history["total"]) == 9
+    assert "could not be removed (The file is in use). Delete it." in capsys.readouterr().out
+    again, _ = defined.stylize(*pair, checkpoint=path, **HOW)
+    np.testing.assert_array_equal(again, image)
+
+
+def test_removes_what_it_left_and_nothing_else(defined, pair, tmp_path):
+    left, others = tmp_path / f".run.npz.{'0a' * 16}", [tmp_path / ".run.npz.notes", tmp_path / ".run.npzabc"]
+    for path in (left, *others):
+        path.touch()
+    defined.stylize(*pair, checkpoint=tmp_path / "run.npz", **HOW)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_stop_that_could_not_be_kept_promises_nothing(defined, pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(nst.np, "savez", lambda *_, **__: exec('raise OSError(28, "No space left")'))
+    how = HOW | {"quiet": False, "callback": lambda now: now.step < 3}
+    defined.stylize(*pair, checkpoint=tmp_path / "run.npz", **how)
+    printed = capsys.readouterr().out
+    assert "Stopped after" in printed and "goes on with the run" not in printed
+
+
+def test_a_resumed_run_says_what_it_took_itself(defined, pair, tmp_path, capsys):
+    path, how = tmp_path / "run.npz", HOW | {"quiet": False}
+    defined.stylize(*pair, checkpoint=path, callback=lambda now: nst.time.sleep(1.5) or now.step < 4, **how)
+    capsys.readouterr()
+    defined.stylize(*pair, checkpoint=path, **how)
+    took = float(capsys.readouterr().out.split("Took ")[1].split(" s")[0])
+    assert took < 6  # the four steps before took that much
+
+
+def test_numbers_of_numpy_and_another_folder_meanwhile(defined, pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    how = HOW | {"steps": np.int64(3), "style_weight": np.float32(30), "checkpoint": "run.npz"}
+    move = lambda now: monkeypatch.chdir(tmp_path / "elsewhere") if now.step == 2 else now.step < 5
+    defined.stylize(*pair, callback=move, **how)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["run.npz"]
+    monkeypatch.chdir(tmp_path)
+    _, history = defined.stylize(*pair, **how)
+    assert len(history["total"]) == 9 and [path.name for path in tmp_path.rglob("*")] == ["elsewhere"]

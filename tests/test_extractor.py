@@ -72,6 +72,9 @@ def test_damaged_weights_are_not_used(tmp_path, monkeypatch):
     nst.VGG16_WEIGHTS.write_bytes(data)
     with pytest.raises(ValueError, match="weights.h5' is damaged: it has another SHA-256.*git checkout weights"):
         nst.build_feature_extractor("vgg16")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is damaged"):  # by another path
+        nst.build_feature_extractor("vgg16", weights="weights.h5")
 
 
 @pytest.mark.parametrize("model", ["vgg16", "vgg19"])

@@ -1,7 +1,9 @@
 """Pictures in files and figures: read, written, shown, uploaded, animated."""
 
 import base64
+import hashlib
 import io
+import os
 import re
 import tracemalloc
 
@@ -479,6 +481,58 @@ def test_a_result_never_replaces_one_that_was_made_otherwise(tmp_path, picture):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("links", [True, False])  # a memory stick has none
+def test_a_name_is_taken_when_all_is_written(tmp_path, picture, monkeypatch, links):
+    """Killed before that, nothing is left but the file aside; two at once take two names."""
+    there = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: there.append(sorted(tmp_path.glob("[!.]*"))) or sync(file))
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: exec('raise OSError(95, "Operation not supported")'))
+    first = nst.save_result(picture, result_of(), tmp_path)
+    content = first.read_bytes()
+    assert nst.keep_upload(tmp_path, "sky.png", content) == "sky.png"
+    assert nst.keep_upload(tmp_path, "sky.png", content) == "sky-2.png"
+    assert there == [[], [], [first], [first, tmp_path / "sky.png"]]  # the first: a test of the folder
+    assert len(list(tmp_path.iterdir())) == 3 and all(path.read_bytes() == content for path in tmp_path.iterdir())
+
+
+def test_a_result_of_a_file_that_has_changed_gets_another_name(tmp_path, picture):
+    settings, history = nst.Settings(), {name: [1.0] for name in ("total", "content", "style", "tv", "seconds")}
+    extractor = nst.build_feature_extractor("vgg16", weights=None)
+    content = nst.save_image(picture, tmp_path / "mine.png")
+    files = {"content": str(content), "style": nst.Style("great_wave.jpg", mask=np.ones((4, 4))), "size": 32}
+
+    def save():
+        recipe = nst.make_recipe(files, settings, extractor, history)
+        return recipe, nst.save_result(picture, recipe, tmp_path / "made").name
+
+    recipe, name = save()
+    assert recipe["files"] == {
+        str(content): hashlib.sha256(content.read_bytes()).hexdigest(),
+        "great_wave.jpg": hashlib.sha256((nst.IMAGES / "style" / "great_wave.jpg").read_bytes()).hexdigest(),
+    }
+    assert save()[1] == name == "mine-great_wave.png"
+    nst.save_image(1 - picture, content)
+    assert save()[1] == "mine-great_wave-2.png"
+
+
+def test_a_large_mask_does_not_fill_the_recipe(tmp_path, picture, random):
+    history = {name: [1.0] for name in ("total", "content", "style", "tv", "seconds")}
+    files = {"content": "a.jpg", "size": 2048}
+    found = []
+    for _ in range(2):
+        files["style"] = nst.Style("b.jpg", np.float32(0.5), mask=random.random((1536, 1024)))
+        extractor = nst.build_feature_extractor("vgg16", weights=None)
+        recipe = nst.make_recipe(files, nst.Settings(), extractor, history)
+        path = nst.save_result(picture, recipe, tmp_path)
+        assert path.stat().st_size < 20_000
+        assert nst.read_recipe(path) == recipe and nst.load_image(path).shape == picture.shape
+        assert recipe["call"]["style"]["weight"] == 0.5
+        found.append(recipe["call"]["style"]["mask"])
+    assert found[0].startswith("array (1536, 1024), SHA-256 ") and found[0] != found[1]
+
+
 def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, picture):
     (tmp_path / "outputs").write_text("a file")
     for call in (
@@ -708,11 +762,11 @@ def test_a_file_that_another_program_holds_is_replaced_when_it_lets_go(tmp_path,
 
 
 def test_where_the_disk_is_full_no_name_is_left_behind(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     recipe = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {}, "steps": 1}
-    monkeypatch.setattr(nst, "save_image", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left"):
         nst.save_result(np.zeros((1, 4, 4, 3)), recipe, tmp_path)
     assert list(tmp_path.iterdir()) == []

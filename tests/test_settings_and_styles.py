@@ -451,8 +451,20 @@ def test_a_recipe_names_pictures_in_images_only(tmp_path):
     # A path of another machine is taken as a name; one that leads out of the folders finds nothing there.
     call, _ = nst.from_stranger(asks(content="C:\\pictures\\mont_saint_michel.jpg", style="/home/me/great_wave.jpg"))
     assert call["content"] == str(nst.IMAGES / "content" / "mont_saint_michel.jpg")
+    call, _ = nst.from_stranger(asks(content="D:mont_saint_michel.jpg"))  # where Windows would look on D:
+    assert call["content"] == str(nst.IMAGES / "content" / "mont_saint_michel.jpg")
     (tmp_path / "mine.jpg").touch()
-    for name in (str(tmp_path / "mine.jpg"), "../pyproject.toml", "/etc/passwd", "~/mine.jpg", "..", "", "."):
+    for name in (
+        str(tmp_path / "mine.jpg"),
+        "../pyproject.toml",
+        "/etc/passwd",
+        "~/mine.jpg",
+        "..",
+        "",
+        ".",
+        "x" * 300,
+        "a\0b",
+    ):
         for field in ("content", "style", "start"):
             with pytest.raises(FileNotFoundError, match="There is no picture.*Give from_stranger its folder"):
                 nst.from_stranger(asks(**{field: name}))
@@ -466,7 +478,7 @@ def test_a_recipe_names_pictures_in_images_only(tmp_path):
 def test_what_a_recipe_asks_for_is_clipped():
     style = {"image": "great_wave.jpg", "scale": 50, "weight": 2}
     call, _ = nst.from_stranger(asks(size=10**6, steps=10**9, style=[style] * 100))
-    assert call["size"] == 2048 and call["steps"] == 300
+    assert call["size"] == 1024 and call["steps"] == 150 and call["tile_size"] == "auto"
     assert [each["scale"] for each in call["style"]] == [4] * 8 and call["style"][0]["weight"] == 2
     call, _ = nst.from_stranger(asks(steps=20))
     assert call["size"] == 96 and call["steps"] == 20

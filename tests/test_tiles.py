@@ -108,6 +108,11 @@ def test_in_tiles_where_the_memory_asks_for_it(vgg16, monkeypatch):
     assert nst.tile_for("auto", vgg16, image) is None
     free(vgg16.memory(image))
     assert nst.tile_for("auto", vgg16, image) == 768
+    small, larger = image[:, :400], nst.Style(image[:, :300], scale=2)
+    assert nst.tile_for("auto", vgg16, small) is None
+    assert nst.tile_for("auto", vgg16, small, [nst.Style(image)]) == 768  # for the painting's sake
+    assert nst.tile_for("auto", vgg16, small, [nst.Style(small), larger]) == 768
+    assert nst.tile_for("auto", vgg16, small, [nst.Style(image, scale=0.5)]) is None
     assert nst.tile_for(None, vgg16, image) is None and nst.tile_for(100, vgg16, image) == 100
     assert vgg16.memory(image, 256) < 0.5 * vgg16.memory(image)
 
