@@ -791,8 +791,8 @@ def smooth_activations(features: tf.Tensor, temperature: Any) -> tf.Tensor:
 
     Wang, Li & Vasconcelos, CVPR 2021, arXiv 2104.05623: in residual networks a few large values outweigh all others,
     and the Gram matrix knows little else. A softmax over all positions and channels evens out values of the order of 1
-    (exp(20) is 500 million), to which T brings them. The paper has T = 1, and a denominator, which drops out of losses
-    that are relative to their targets.
+    (exp(20) is 500 million), to which T brings them. The paper has T = 1, and a denominator, the sum of all, which would
+    tie all positions together.
     """
     return tf.exp(tf.cast(features, tf.float32) / temperature)
 
