@@ -432,7 +432,11 @@ def _renamed(aside: Path, path: Path) -> bool:
             path.touch(exist_ok=False)  # before another run takes the name
         except FileExistsError:
             return False
-        _replace(aside, path)
+        try:
+            _replace(aside, path)
+        except OSError:
+            path.unlink()
+            raise
     return True
 
 
@@ -1380,7 +1384,7 @@ class Run:
             took = time.perf_counter() - self._began
             expected = f" (expected: {duration(self.expected)})" if self.expected else ""
             best = "here is the picture of the least loss so far, with its history. The cells below can go on with it"
-            if self._kept:
+            if self._kept and not self._broken:
                 best += f"; the same call goes on with the run, from {self.checkpoint.path.name!r}"
             stopped = f"Stopped after {duration(took)} and {len(self.history['total'])} steps: {best}."
             print(stopped if self.stopped else f"Took {duration(took - self._earlier)}{expected}.")
