@@ -1,6 +1,6 @@
 """Kills a run at random moments until it has ended, and compares its picture with that of a run left alone.
 
-    .venv/bin/python tests/endurance.py          # 100 runs, some twenty minutes on two cores
+    .venv/bin/python tests/endurance.py          # 100 runs, some forty minutes on two cores
     .venv/bin/python tests/endurance.py 12       # fewer
     .venv/bin/python tests/endurance.py memory   # instead: fifty runs in one process, and its memory
 
