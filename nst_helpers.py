@@ -601,40 +601,29 @@ def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> byte
 
 # --- Networks --------------------------------------------------------------------------------
 class Network(NamedTuple):
-    """What has to be known of a network of `keras.applications`."""
+    """What has to be known of a network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
 
     build: Callable[..., keras.Model]
-    preprocess: Callable[[Any], Any]  # its own, of RGB from 0 to 255
     content_layer: str
     style_layers: Mapping[str, float]  # each with its weight
-    smooth: bool = False  # whether its feature maps need `smooth_activations`
+    smooth: bool = False  # whether its feature maps have to be smoothed
     file: str = ""  # its weights' address, in `_KERAS_FILES`
 
 
-_KERAS = keras.applications
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
-_KERNELS = "weights_tf_dim_ordering_tf_kernels"
-
-
-def _falling(*layers: str) -> dict[str, float]:
-    return dict(zip(layers, (256.0, 64.0, 16.0, 4.0, 1.0)))
-
-
-# VGG: the first convolution of each block. Residual networks: the last activation at each resolution, which has seen all
-# of the blocks there. Content: the resolution of VGG's content layer, an eighth of the picture's.
-_VGG = "block4_conv2", _falling(*(f"block{block}_conv1" for block in range(1, 6)))
-_RESNET = _falling("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
-_MOBILENET = _falling(*(f"block_{block}_expand_relu" for block in (1, 3, 6, 13)), "out_relu")
-MODELS = {  # by the names that `MODEL` takes
-    "vgg16": Network(_KERAS.VGG16, _KERAS.vgg16.preprocess_input, *_VGG),
-    "vgg19": Network(_KERAS.VGG19, _KERAS.vgg19.preprocess_input, *_VGG, file=f"vgg19/vgg19_{_KERNELS}_notop.h5"),
-    "resnet50": Network(
-        _KERAS.ResNet50, _KERAS.resnet50.preprocess_input, "conv3_block4_out", _RESNET, True,
-        f"resnet/resnet50_{_KERNELS}_notop.h5",
+# The first convolution of each block; in ResNet50 the last activation at each resolution, which has seen all blocks.
+_VGG = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
+_RESNET = {"conv1_relu": 256.0, "conv2_block3_out": 64.0, "conv3_block4_out": 16.0, "conv4_block6_out": 4.0}
+_RESNET["conv5_block3_out"] = 1.0
+MODELS = {  # by the names that `MODEL` takes; the content layer's map has an eighth of the picture's height and width
+    "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
+    "vgg19": Network(
+        keras.applications.VGG19, "block4_conv2", _VGG,
+        file="vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
-    "mobilenetv2": Network(
-        _KERAS.MobileNetV2, _KERAS.mobilenet_v2.preprocess_input, "block_6_expand_relu", _MOBILENET, True,
-        f"mobilenet_v2/mobilenet_v2_{_KERNELS}_1.0_224_no_top.h5",
+    "resnet50": Network(
+        keras.applications.ResNet50, "conv3_block4_out", _RESNET, smooth=True,
+        file="resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
 }  # fmt: skip
 
@@ -649,36 +638,32 @@ def describe_device() -> str:
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16 if a convolution is at least a tenth faster in it.
 
-    bfloat16 has the range of float32 and 8 of its 24 significant bits: half the memory, and on processors made for it
-    (AMX or AVX512-BF16 in a CPU, tensor cores in a GPU since Ampere) twice the speed or more. On others it is slower.
-    Raises ValueError unless `wanted` is "auto" or one of `PRECISIONS`.
+    bfloat16 has the range of float32 and 8 of its 24 significant bits. It takes half the memory, and half the time or
+    less on processors made for it; on others it is slower. Raises ValueError for a format not in `PRECISIONS`.
     """
     check_name(wanted, ("auto", *PRECISIONS), "precision")
-    seconds = _convolution_seconds() if wanted == "auto" else {wanted: 0}
-    faster = seconds.get("bfloat16", math.inf) < 0.9 * seconds.get("float32", math.inf)
-    return "bfloat16" if faster else "float32"
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
 
 
 @functools.cache  # so that running a cell again gives the same answer
-def _convolution_seconds() -> dict[str, float]:
-    """Times a convolution of the middle of VGG, and its gradient, in each precision."""
+def _convolution_seconds(precision: str) -> float:
+    """Times a convolution of the middle of VGG, and its gradient; infinity where that fails."""
 
     @tf.function
     def convolve(x, kernel):
         y = tf.nn.conv2d(x, kernel, 1, "SAME")
         return tf.nn.conv2d_transpose(y, kernel, x.shape, 1, "SAME")[0, 0, 0, 0]  # the gradient's operation
 
-    seconds = dict.fromkeys(PRECISIONS, math.inf)
-    for precision in PRECISIONS:
-        try:
-            inputs = tf.ones((1, 64, 64, 128), precision), tf.ones((3, 3, 128, 128), precision)
-            times = timeit.repeat("float(convolve(*inputs))", number=1, repeat=12, globals=locals())
-            seconds[precision] = min(times)  # the least disturbed; the first ones compile
-        except tf.errors.OpError as error:  # a device without this kernel, or one that fails
-            what = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
-            cpu = "To compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1."
-            print(f"{what}; float32 is used." if precision != "float32" else f"{what}. {cpu}")
-    return seconds
+    try:
+        x = tf.ones((1, 64, 64, 128), precision)
+        kernel = tf.ones((3, 3, 128, 128), precision)
+        return min(timeit.repeat(lambda: float(convolve(x, kernel)), number=1, repeat=8))  # the first ones compile
+    except tf.errors.OpError as error:  # a device without this operation, or a broken one
+        failed = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
+        print(f"{failed}; to compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
+        return math.inf
 
 
 @dataclass(eq=False)  # equal to itself only, so that a compiled function knows it again
@@ -692,71 +677,68 @@ class FeatureExtractor:
     pooling: str  # "avg" or "max"
     weights: str | Path | None  # "imagenet", a file's path, or None (random)
     precision: str  # "float32" or "bfloat16": what the network computes in, and its feature maps
-    smooth: bool  # whether the feature maps are smoothed, see `smooth_activations`
+    smooth: bool  # whether the feature maps are smoothed
     asked: tuple[str, str]  # the model and the precision that were asked for
 
     def __post_init__(self) -> None:
+        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
-        self.smallest_side = 512 // min(shape[1] for shape in shapes)  # pixels in a position of the deepest layer
-        before = after = 0.0  # how many pixels before and after its own a position sees
-        for layer, shape in zip(self.network.layers, shapes):
+        # A layer's stride: how many pixels, down and across, one of its positions stands for (padding is no position).
+        strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
+        self.strides = {name: strides[name] for name in self.layers}
+        self.stride = max(strides.values())
+        # How far a position of the deepest layer sees beyond its own pixels: a 3 x 3 convolution looks one position of
+        # the map before it further, to either side. So VGG16's block5_conv1, behind 2, 2, 3, 3 and 1 of these at strides
+        # of 1, 2, 4, 8 and 16, sees 2 + 4 + 12 + 24 + 16 = 58 pixels further than its own 16; its halo is 64.
+        beyond = 0
+        for layer in self.network.layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
-            pixels = 512 / shape[1] / getattr(layer, "strides", (1,))[0]  # from one of its inputs to the next
-            before, after = before + (side - 1) // 2 * pixels, after + side // 2 * pixels
-        needed = max(before, after - self.smallest_side)
-        self.halo = math.ceil(needed / self.smallest_side) * self.smallest_side  # around a tile, in pixels
+            if side > 1:
+                beyond += (side - 1) // 2 * strides[layer.name] // layer.strides[0]
+        self.halo = math.ceil(beyond / self.stride) * self.stride  # to be seen around a tile, in pixels
 
     def __call__(self, image: Any, temperatures: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
         """Returns an image's feature maps (after ReLU) by layer, `(1, height, width, channels)`, of the type `precision`.
 
-        The image is RGB in [0, 1], shape `(1, height, width, 3)`. Raises ValueError if it is too small, or of another
-        shape or (outside a compiled function) range. Smoothed maps are float32; without `temperatures` the image's own
-        are taken.
+        The image is RGB in [0, 1], shape `(1, height, width, 3)`; ValueError if it is not, or smaller than `stride`. A
+        compiled function checks shapes only. Smoothed maps are float32, exp(F / T) of each map F, with the temperatures T
+        given or its own. Wang, Li & Vasconcelos, arXiv 2104.05623: in residual networks a few large values outweigh all
+        others. (The paper has T = 1, and divides by the sum of all, which would tie all positions together.)
         """
-        image = tf.cast(tf.convert_to_tensor(image), tf.float32)
+        image = tf.cast(image, tf.float32)
         check_image(image)
-        self._check_size(*image.shape[1:3])
-        features = self._plain(image)
+        height, width = image.shape[1:3]
+        if any(side is not None and side < self.stride for side in (height, width)):
+            wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
+            todo = "Take a larger or a less narrow picture, load it with a larger size, or take shallower layers."
+            raise ValueError(f"The image is too small for the network: expected {wanted}. {todo}")
+        features = self._computed(image)
         if not self.smooth:
             return features
-        temperatures = temperatures or {name: temperature(F) for name, F in features.items()}
-        return {name: smooth_activations(F, temperatures[name]) for name, F in features.items()}
+        temperatures = temperatures or self.temperatures([image])
+        return {layer: tf.exp(tf.cast(F, tf.float32) / temperatures[layer]) for layer, F in features.items()}
 
-    def _plain(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The feature maps as the network computes them."""
-        return self.network(MODELS[self.model].preprocess(image * 255.0))
+    def _computed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
 
-    def _check_size(self, height: int | None, width: int | None) -> None:
-        least = self.smallest_side
-        if min(height or math.inf, width or math.inf) < least:
-            wanted = f"the layer {self.network.layers[-1].name}: expected at least {least} x {least} pixels"
-            todo = "Take a larger or a less narrow picture, load it with a larger size, or take shallower layers."
-            raise ValueError(f"The image is too small for {wanted}, got {height} x {width} (height x width). {todo}")
-
-    def map_shapes(self, image: Any) -> dict[str, tuple[int, int]]:
-        """Returns the height and width of an image's feature maps by layer."""
-        self._check_size(*image.shape[1:3])
-        shapes = self.network.compute_output_shape((1, *image.shape[1:3], 3))
-        return {name: tuple(shape[1:3]) for name, shape in shapes.items()}
+    def temperatures(self, images: Sequence[Any]) -> dict[str, Any]:
+        """Returns what to smooth feature maps with, by layer: a third of the largest value in these images, or 1."""
+        if not self.smooth:
+            return {}
+        found = dict.fromkeys(self.layers, 1.0)
+        for image in images:
+            for layer, features in self._computed(resized(image, min(1, 512 / max(image.shape[1:3])))).items():
+                found[layer] = tf.maximum(found[layer], tf.cast(tf.reduce_max(features), tf.float32) / 3)
+        return found
 
     def memory(self, image: Any, tile: int | None = None) -> float:
         """Estimates what a step needs for an image, in bytes: for the feature maps, and for the optimiser's pictures."""
         pixels = math.prod(image.shape[1:3])
         seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
         return 1.5 * self.bytes_per_pixel * seen + 240 * pixels
-
-    def temperatures(self, images: Sequence[Any]) -> dict[str, tf.Tensor]:
-        """Returns what to smooth a run's feature maps with: each layer's largest `temperature` in these images."""
-        if not self.smooth:
-            return {}
-        found = []
-        for image in images:
-            features = self._plain(resized(image, min(1, 512 / max(image.shape[1:3]))))
-            found.append([temperature(features[name]) for name in self.layers])
-        return dict(zip(self.layers, map(tf.reduce_max, zip(*found))))
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
@@ -766,14 +748,14 @@ class FeatureExtractor:
     def __repr__(self) -> str:
         named = {"imagenet": "ImageNet weights", None: "random weights"}
         weights = named.get(self.weights, f"weights from {Path(str(self.weights)).name}")
-        parts = [self.model.upper(), weights, f"{self.pooling} pooling", self.precision]
-        parts += ["smoothed activations"] if self.smooth else []
-        return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
+        smoothed = ", smoothed activations" if self.smooth else ""
+        last = self.network.layers[-1].name
+        return f"{self.model.upper()}, {weights}, {self.pooling} pooling, {self.precision}{smoothed}, cut off after {last}"
 
 
 def tile_for(
     tile_size: int | str | None, extractor: FeatureExtractor, image: Any, styles: Sequence["Style"] = ()
-) -> int | None:  # fmt: skip
+) -> int | None:
     """Returns the size of the tiles to paint an image in, or None for no tiles: "auto" is 768 where memory is short.
 
     A painting that is enlarged may need more of it than the image.
@@ -785,36 +767,6 @@ def tile_for(
     return 768 if max(needed) > 0.7 * free else None
 
 
-def temperature(features: tf.Tensor) -> tf.Tensor:
-    """What brings the largest value of a feature map down to 3, but 1 at least."""
-    return tf.maximum(1.0, tf.cast(tf.reduce_max(features), tf.float32) / 3)
-
-
-def smooth_activations(features: tf.Tensor, temperature: Any) -> tf.Tensor:
-    """Smooths a feature map F: `exp(F / T)`, with T the temperature, in float32.
-
-    Wang, Li & Vasconcelos, CVPR 2021, arXiv 2104.05623: in residual networks a few large values outweigh all others,
-    and the Gram matrix knows little else. A softmax over all positions and channels evens out values of the order of 1
-    (exp(20) is 500 million), to which T brings them. The paper has T = 1, and a denominator, the sum of all, which would
-    tie all positions together.
-    """
-    return tf.exp(tf.cast(features, tf.float32) / temperature)
-
-
-def inner(features: tf.Tensor) -> tf.Tensor:
-    """A feature map without its outermost positions, which see the zeros around the picture; a small map as it is."""
-    height, width = tf.unstack(tf.shape(features)[1:3])
-    edge = tf.cast(tf.minimum(height, width) >= 8, tf.int32)
-    return cut(features, [edge, height - edge, edge, width - edge])
-
-
-def cut(features: tf.Tensor, box: Any) -> tf.Tensor:
-    """The same as `features[:, top:bottom, left:right]`, whose gradient would take a third of a step's time."""
-    (top, bottom, left, right), channels = tf.unstack(box), features.shape[-1]
-    inside = tf.slice(features, [0, top, left, 0], [1, bottom - top, right - left, channels])
-    return tf.ensure_shape(inside, (1, None, None, channels))
-
-
 def build_feature_extractor(
     model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping[str, float] | None = None,
     pooling: str = "avg", weights: str | Path | None = "imagenet", precision: str = "float32",
@@ -822,110 +774,89 @@ def build_feature_extractor(
 ) -> FeatureExtractor:  # fmt: skip
     """Builds the function that turns an image into feature maps.
 
-    VGG: Simonyan & Zisserman, arXiv 1409.1556. Average in place of max pooling: Gatys, Ecker & Bethge, arXiv
-    1508.06576, section Methods. ResNet50: He and others, arXiv 1512.03385. MobileNetV2: Sandler and others, 1801.04381.
+    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
 
     Args:
         model: A key of `MODELS`.
-        content_layer: Name of the layer that stands for content; by default the one in `MODELS`.
-        style_layers: From each layer that stands for style to its weight; by default those in `MODELS`.
+        content_layer, style_layers, smooth: As in `FeatureExtractor`; None: what `MODELS` says.
         pooling: "avg" replaces each max pooling by an average pooling; "max" keeps it.
         weights: "imagenet"; a weights file's path (of the network without its dense layers, `include_top=False`); or
-            None: random, the same each time. VGG16's ImageNet weights are in this repository; Keras downloads the
-            others', once. Where they cannot be had, one sentence says so and VGG16 takes their place.
+            None: random, the same each time. Where ImageNet's can be neither found nor downloaded, one sentence says so
+            and VGG16 takes their place, whose weights are in this repository.
         precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
-        smooth: Whether to smooth the feature maps, see `smooth_activations`; by default, where `MODELS` says so.
-    Returns:
-        The extractor, to be called with an image; its `model` says which network it is.
     Raises:
         FileNotFoundError: If the weights file is missing.
         ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
     """
     check_name(model, MODELS, "model")
     check_name(pooling, POOLINGS, "pooling")
-    asked, precision = (model, precision), choose_precision(precision)
-    if style_layers is not None:
-        check_weights(style_layers, "style_layers")
-    named = [*(style_layers or ()), *([] if content_layer is None else [content_layer])]
-    for name in named:  # before a download of many megabytes
-        check_name(name, _layer_names(model), "layer", f" of {model}")
-    backbone, used = _load_backbone(model, weights)
-    for name in named:
-        check_name(name, _layer_names(used), "layer", f" of {used}")
+    asked = (model, precision)
+    precision = choose_precision(precision)
+    backbone, model = _load_backbone(model, weights)
+    usual = MODELS[model]
+    content_layer = usual.content_layer if content_layer is None else content_layer
+    style_layers = usual.style_layers if style_layers is None else style_layers
+    smooth = usual.smooth if smooth is None else smooth
+    check_weights(style_layers, "style_layers")
+    layers = [*style_layers, content_layer]
+    names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
+    for name in layers:
+        check_name(name, names, "layer", f" of {model}")
 
     def copied(layer):
-        kind, config = type(layer), layer.get_config()
-        if kind is keras.layers.InputLayer:
-            return kind.from_config(config)  # pixels are float32
-        if kind is keras.layers.MaxPooling2D:
-            kind, config = POOLINGS[pooling], {key: config[key] for key in ("name", "pool_size", "strides", "padding")}
-        return kind.from_config({**config, "dtype": precision})
+        """Makes the same layer without its weights, in the precision and with the pooling asked for."""
+        kind = POOLINGS[pooling] if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+        return kind.from_config({**layer.get_config(), "dtype": precision})
 
-    pooled = keras.models.clone_model(backbone, clone_function=copied)
-    pooled.set_weights(backbone.get_weights())
-    content_layer = MODELS[used].content_layer if content_layer is None else content_layer
-    style_layers = dict(style_layers or MODELS[used].style_layers)
-    outputs = {name: pooled.get_layer(name).output for name in (*style_layers, content_layer)}
-    network = keras.Model(pooled.input, outputs)
+    whole = keras.models.clone_model(backbone, clone_function=copied)
+    whole.set_weights(backbone.get_weights())
+    network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in layers})
     network.trainable = False
-    smooth = MODELS[used].smooth if smooth is None else smooth
-    return FeatureExtractor(network, content_layer, style_layers, used, pooling, weights, precision, smooth, asked)
-
-
-@functools.cache
-def _layer_names(model: str) -> list[str]:
-    """Returns the names of a model's layers, without the input and the dense ones."""
-    return [layer.name for layer in MODELS[model].build(include_top=False, weights=None).layers[1:]]
+    return FeatureExtractor(
+        network, content_layer, dict(style_layers), model, pooling, weights, precision, smooth, asked
+    )
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
-    build = functools.partial(MODELS[model].build, include_top=False)
-    if weights is None:
-        state = random.getstate()
-        random.seed(0)  # Keras draws the seeds of a network's weights from here
-        try:
-            return build(weights=None), model
-        finally:
-            random.setstate(state)
     if weights == "imagenet" and model != "vgg16":
-        timeout = socket.getdefaulttimeout()
+        limit = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # MobileNetV2's of the size it was trained at
-                return build(weights="imagenet"), model
+            return MODELS[model].build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
-            home = os.environ.get("KERAS_HOME", "~/.keras")
-            if not os.access(Path(home).expanduser() if "KERAS_HOME" in os.environ else Path.home(), os.W_OK):
-                home = f"{tempfile.gettempdir()}/.keras"  # as Keras does; where even that fails, see `error`
-            name, cause = model.upper(), (str(error).strip() or type(error).__name__).splitlines()[0]
-            todo = f"connect to the internet and run this again, or put {_KERAS_FILES}{MODELS[model].file} "
-            todo += f"into {home}/models"
-            print(f"{name}'s ImageNet weights could not be loaded ({cause}), so VGG16 from weights/ stands in.")
-            print(f"To get {name}, {todo}.")
-            return _load_backbone("vgg16", "imagenet")
+            failed = f"{model.upper()}'s ImageNet weights could not be loaded ({_first_line(error)})"
+            todo = f"go online and run this again, or put {_KERAS_FILES}{MODELS[model].file} into "
+            todo += f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
+            print(f"{failed}, so VGG16 from weights/ stands in; to get {model.upper()}, {todo}.")
+            model = "vgg16"
         finally:
-            socket.setdefaulttimeout(timeout)
+            socket.setdefaulttimeout(limit)
+    state = random.getstate()
+    random.seed(0)  # Keras draws the seeds of random weights from here
+    backbone = MODELS[model].build(include_top=False, weights=None)
+    random.setstate(state)
+    if weights is None:
+        return backbone, model
     path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
         todo = "Restore it (git checkout weights), or give the path of one, or weights=None for random ones."
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. {todo}")
     if path.resolve() == VGG16_WEIGHTS.resolve() and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
-        todo = "Restore it: git checkout weights, or download the repository again."
-        raise ValueError(
-            f"The weights file {str(path)!r} is damaged: it has another SHA-256 than weights/README.md. {todo}"
-        )
-    backbone = build(weights=None)
+        damaged = "is damaged: it has another SHA-256 than weights/README.md. Restore it: git checkout weights."
+        raise ValueError(f"The weights file {str(path)!r} {damaged}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
             backbone.load_weights(path)
     except Exception as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
-        raise ValueError(f"Expected {wanted}, got {str(path)!r}, which does not fit: {cause}") from error
+        raise ValueError(f"Expected {wanted}, got {str(path)!r}, which does not fit: {_first_line(error)}") from error
     return backbone, model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # --- Styles, regions, colours ----------------------------------------------------------------
