@@ -604,28 +604,22 @@ class Network(NamedTuple):
     """What has to be known of a network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
 
     build: Callable[..., keras.Model]
-    content_layer: str
+    content_layer: str  # its map has an eighth of the picture's height and width
     style_layers: Mapping[str, float]  # each with its weight
+    file: str = ""  # where its weights are, for `_ADDRESS`
     smooth: bool = False  # whether its feature maps have to be smoothed
-    file: str = ""  # its weights' address, in `_KERAS_FILES`
 
 
-_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 # The first convolution of each block; in ResNet50 the last activation at each resolution, which has seen all blocks.
 _VGG = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
 _RESNET = {"conv1_relu": 256.0, "conv2_block3_out": 64.0, "conv3_block4_out": 16.0, "conv4_block6_out": 4.0}
 _RESNET["conv5_block3_out"] = 1.0
-MODELS = {  # by the names that `MODEL` takes; the content layer's map has an eighth of the picture's height and width
+MODELS = {  # by the names that `MODEL` takes
     "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
-    "vgg19": Network(
-        keras.applications.VGG19, "block4_conv2", _VGG,
-        file="vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    ),
-    "resnet50": Network(
-        keras.applications.ResNet50, "conv3_block4_out", _RESNET, smooth=True,
-        file="resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-    ),
-}  # fmt: skip
+    "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
+    "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", smooth=True),
+}
 
 
 def describe_device() -> str:
@@ -638,8 +632,8 @@ def describe_device() -> str:
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16 if a convolution is at least a tenth faster in it.
 
-    bfloat16 has the range of float32 and 8 of its 24 significant bits. It takes half the memory, and half the time or
-    less on processors made for it; on others it is slower. Raises ValueError for a format not in `PRECISIONS`.
+    bfloat16 has 8 of float32's 24 significant bits. It takes half the memory, and on processors made for it half the
+    time or less; on others it is slower. Raises ValueError for another format.
     """
     check_name(wanted, ("auto", *PRECISIONS), "precision")
     if wanted != "auto":
@@ -686,35 +680,34 @@ class FeatureExtractor:
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
-        # A layer's stride: how many pixels, down and across, one of its positions stands for (padding is no position).
+        # The pixels, down and across, that a position of a layer stands for; rounded, for ResNet50 pads some maps.
         strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
         self.strides = {name: strides[name] for name in self.layers}
         self.stride = max(strides.values())
-        # How far a position of the deepest layer sees beyond its own pixels: a 3 x 3 convolution looks one position of
-        # the map before it further, to either side. So VGG16's block5_conv1, behind 2, 2, 3, 3 and 1 of these at strides
-        # of 1, 2, 4, 8 and 16, sees 2 + 4 + 12 + 24 + 16 = 58 pixels further than its own 16; its halo is 64.
+        # The halo is what has to be seen around a tile. A 3 x 3 convolution looks one position of the map before it
+        # further, to either side. Before VGG16's block5_conv1 there are 2, 2, 3 and 3 of them at the strides 1, 2, 4
+        # and 8; with its own, at 16, it sees 2 + 4 + 12 + 24 + 16 = 58 pixels beyond its own 16 (132 in all).
         beyond = 0
         for layer in self.network.layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
                 beyond += (side - 1) // 2 * strides[layer.name] // layer.strides[0]
-        self.halo = math.ceil(beyond / self.stride) * self.stride  # to be seen around a tile, in pixels
+        self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 64
 
     def __call__(self, image: Any, temperatures: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
-        """Returns an image's feature maps (after ReLU) by layer, `(1, height, width, channels)`, of the type `precision`.
+        """Returns an RGB image's feature maps by layer, each `(1, height, width, channels)`, of the type `precision`.
 
-        The image is RGB in [0, 1], shape `(1, height, width, 3)`; ValueError if it is not, or smaller than `stride`. A
-        compiled function checks shapes only. Smoothed maps are float32, exp(F / T) of each map F, with the temperatures T
-        given or its own. Wang, Li & Vasconcelos, arXiv 2104.05623: in residual networks a few large values outweigh all
-        others. (The paper has T = 1, and divides by the sum of all, which would tie all positions together.)
+        Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
+        side; a compiled function checks the shape only. Smoothed maps are exp(F / T), in float32, of each map F, with
+        its temperature T, by default of this image: in residual networks a few large values outweigh all others (Wang, Li &
+        Vasconcelos, arXiv 2104.05623, with T = 1 and divided by the sum of all, which ties all positions together).
         """
         image = tf.cast(image, tf.float32)
         check_image(image)
-        height, width = image.shape[1:3]
-        if any(side is not None and side < self.stride for side in (height, width)):
+        height, width = image.shape[1:3]  # None where a compiled function does not know them yet
+        if min(height or self.stride, width or self.stride) < self.stride:
             wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
-            todo = "Take a larger or a less narrow picture, load it with a larger size, or take shallower layers."
-            raise ValueError(f"The image is too small for the network: expected {wanted}. {todo}")
+            raise ValueError(f"Expected an image of {wanted}. Take a larger or less narrow one, or shallower layers.")
         features = self._computed(image)
         if not self.smooth:
             return features
@@ -735,7 +728,7 @@ class FeatureExtractor:
         return found
 
     def memory(self, image: Any, tile: int | None = None) -> float:
-        """Estimates what a step needs for an image, in bytes: for the feature maps, and for the optimiser's pictures."""
+        """Estimates the bytes that a step needs for an image: for the feature maps and the optimiser's pictures."""
         pixels = math.prod(image.shape[1:3])
         seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
         return 1.5 * self.bytes_per_pixel * seen + 240 * pixels
@@ -746,20 +739,16 @@ class FeatureExtractor:
             check_name(layer, self.layers, "layer", " of this extractor (name others when building it)")
 
     def __repr__(self) -> str:
-        named = {"imagenet": "ImageNet weights", None: "random weights"}
-        weights = named.get(self.weights, f"weights from {Path(str(self.weights)).name}")
-        smoothed = ", smoothed activations" if self.smooth else ""
-        last = self.network.layers[-1].name
-        return f"{self.model.upper()}, {weights}, {self.pooling} pooling, {self.precision}{smoothed}, cut off after {last}"
+        weights = "random" if self.weights is None else Path(self.weights).name
+        parts = [self.model.upper(), f"{weights} weights", f"{self.pooling} pooling", self.precision]
+        parts += ["smoothed activations"] if self.smooth else []
+        return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
 
 
 def tile_for(
     tile_size: int | str | None, extractor: FeatureExtractor, image: Any, styles: Sequence["Style"] = ()
 ) -> int | None:
-    """Returns the size of the tiles to paint an image in, or None for no tiles: "auto" is 768 where memory is short.
-
-    A painting that is enlarged may need more of it than the image.
-    """
+    """Returns the size of the tiles to paint an image in (None: no tiles); "auto" is 768 where memory is short."""
     if tile_size != "auto":
         return tile_size
     free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
@@ -777,12 +766,10 @@ def build_feature_extractor(
     VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
 
     Args:
-        model: A key of `MODELS`.
-        content_layer, style_layers, smooth: As in `FeatureExtractor`; None: what `MODELS` says.
+        model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
         pooling: "avg" replaces each max pooling by an average pooling; "max" keeps it.
-        weights: "imagenet"; a weights file's path (of the network without its dense layers, `include_top=False`); or
-            None: random, the same each time. Where ImageNet's can be neither found nor downloaded, one sentence says so
-            and VGG16 takes their place, whose weights are in this repository.
+        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always the
+            same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
         precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
     Raises:
         FileNotFoundError: If the weights file is missing.
@@ -825,10 +812,11 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         try:
             return MODELS[model].build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
-            failed = f"{model.upper()}'s ImageNet weights could not be loaded ({_first_line(error)})"
-            todo = f"go online and run this again, or put {_KERAS_FILES}{MODELS[model].file} into "
-            todo += f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            print(f"{failed}, so VGG16 from weights/ stands in; to get {model.upper()}, {todo}.")
+            name = model.upper()
+            failed = f"{name}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
+            folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
+            todo = f"go online and run this again, or put {_ADDRESS.format(MODELS[model].file)} into {folder}"
+            print(f"{failed}, so VGG16 from weights/ stands in; to get {name}, {todo}.")
             model = "vgg16"
         finally:
             socket.setdefaulttimeout(limit)
@@ -840,8 +828,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         return backbone, model
     path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
-        todo = "Restore it (git checkout weights), or give the path of one, or weights=None for random ones."
-        raise FileNotFoundError(f"There is no weights file {str(path)!r}. {todo}")
+        raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
     if path.resolve() == VGG16_WEIGHTS.resolve() and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
         damaged = "is damaged: it has another SHA-256 than weights/README.md. Restore it: git checkout weights."
         raise ValueError(f"The weights file {str(path)!r} {damaged}")
@@ -851,12 +838,8 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
             backbone.load_weights(path)
     except Exception as error:
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
-        raise ValueError(f"Expected {wanted}, got {str(path)!r}, which does not fit: {_first_line(error)}") from error
+        raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit.") from error
     return backbone, model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # --- Styles, regions, colours ----------------------------------------------------------------
