@@ -699,8 +699,8 @@ class FeatureExtractor:
 
         Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
         side; a compiled function checks the shape only. Smoothed maps are exp(F / T), in float32, of each map F, with
-        its temperature T, by default of this image: in residual networks a few large values outweigh all others (Wang, Li
-        & Vasconcelos, arXiv 2104.05623, with T = 1, and over the sum of all, which ties all positions together).
+        its temperature T, by default of this image: in residual networks a few large values outweigh all others.
+        (Wang, Li & Vasconcelos, arXiv 2104.05623, divide by the sum of all, too, which ties all positions together.)
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
