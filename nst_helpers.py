@@ -92,13 +92,9 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
-VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-_VGG16_SHA256 = "10b09faab061f60da5946747cb61f286c069a2d2596f0038546f0e9e23f620b2"
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
 STYLE_LOSSES = ("gram", "wasserstein")
-PRECISIONS = ("float32", "bfloat16")
-POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 _RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".pef", ".orf", ".rw2", ".raf", ".srw", ".3fr", ".iiq"}
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
@@ -600,6 +596,12 @@ def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> byte
 
 
 # --- Networks --------------------------------------------------------------------------------
+PRECISIONS = ("float32", "bfloat16")
+POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
+VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
+_VGG16_SHA256 = "10b09faab061f60da5946747cb61f286c069a2d2596f0038546f0e9e23f620b2"
+
+
 class Network(NamedTuple):
     """What has to be known of a network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
 
@@ -785,6 +787,7 @@ def build_feature_extractor(
     style_layers = usual.style_layers if style_layers is None else style_layers
     smooth = usual.smooth if smooth is None else smooth
     check_weights(style_layers, "style_layers")
+    style_layers = dict(style_layers)
     layers = [*style_layers, content_layer]
     names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
     for name in layers:
@@ -799,9 +802,7 @@ def build_feature_extractor(
     whole.set_weights(backbone.get_weights())
     network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in layers})
     network.trainable = False
-    return FeatureExtractor(
-        network, content_layer, dict(style_layers), model, pooling, weights, precision, smooth, asked
-    )
+    return FeatureExtractor(network, content_layer, style_layers, model, pooling, weights, precision, smooth, asked)
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
