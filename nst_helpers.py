@@ -94,7 +94,6 @@ HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
-STYLE_LOSSES = ("gram", "wasserstein")
 _RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".pef", ".orf", ".rw2", ".raf", ".srw", ".3fr", ".iiq"}
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
@@ -116,11 +115,11 @@ class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
     content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
-    style_weight: float = 100.0  # the same for the style loss
-    tv_weight: float = 1.0  # the same for the total variation
-    style_loss: str = "gram"  # how styles are compared, one of STYLE_LOSSES
-    steps: int = 30  # at full size (smaller sizes get more)
-    coarsest: int = 128  # the longest side to begin at, in pixels
+    style_weight: float = 15.0  # the same for the style loss
+    tv_weight: float = 1.5  # the same for the total variation
+    photograph_share: float = 0.25  # of the content loss; the rest goes to the painting's neighbours
+    steps: int = 7  # at full size (smaller sizes get more)
+    coarsest: int = 64  # the longest side to begin at, in pixels
     colours: str = "painting"  # whose, one of COLOURINGS
     optimizer: str = "lbfgs"  # one of OPTIMIZERS
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
@@ -138,7 +137,9 @@ class Settings:
             raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, OPTIMIZERS, "optimizer")
-        check_name(self.style_loss, STYLE_LOSSES, "style loss")
+        if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
+            wanted = "between 0 (neighbours only) and 1 (the photograph only)"
+            raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
         if self.style_layers is not None:
             check_weights(self.style_layers, "style_layers")
 
@@ -917,42 +918,27 @@ class Region(NamedTuple):
     """A part of the picture, and the styles that it is painted in."""
 
     share: float  # of the style loss: its area times its styles' weights, over their mean
+    mask: np.ndarray | None  # where it is, `(1, height, width, 1)`; None: everywhere
     styles: list[Style]  # those that are blended in it, their weights adding up to 1
-    guides: dict[str, tf.Tensor | None]  # from each layer to what `guide` returns
 
 
-def regions(styles: Sequence[Style], shapes: Mapping[str, Sequence[int]]) -> list[Region]:
+def regions(styles: Sequence[Style]) -> list[Region]:
     """Groups styles into regions: those of the same mask are blended in it. Without masks there is one, of share 1.
 
-    Gatys and others, "Controlling Perceptual Factors in Neural Style Transfer", arXiv 1611.07865. `shapes` are the
-    (height, width) of the picture's feature maps by layer. Raises ValueError if a mask is empty at a layer.
+    Gatys and others, "Controlling Perceptual Factors in Neural Style Transfer", arXiv 1611.07865.
     """
     groups: dict[bytes | None, list[Style]] = {}
     for style in styles:
         groups.setdefault(None if style.mask is None else style.mask.tobytes(), []).append(style)
-    areas = [1.0 if group[0].mask is None else float(group[0].mask.mean()) for group in groups.values()]
+    masks = [group[0].mask for group in groups.values()]
+    areas = [1.0 if mask is None else float(mask.mean()) for mask in masks]
     weights = [sum(style.weight for style in group) for group in groups.values()]
-    mean, found = float(np.average(weights, weights=areas)), []
-    for area, weight, group in zip(areas, weights, groups.values()):
-        guides = {layer: guide(group[0].mask, shape, layer) for layer, shape in shapes.items()}
+    mean = float(np.average(weights, weights=areas))
+    found = []
+    for mask, area, weight, group in zip(masks, areas, weights, groups.values()):
         blended = [style._replace(weight=style.weight / weight) for style in group]
-        found.append(Region(area * weight / mean, blended, guides))
+        found.append(Region(area * weight / mean, mask, blended))
     return found
-
-
-def guide(mask: np.ndarray | None, shape: Sequence[int], layer: str = "given") -> tf.Tensor | None:
-    """The root of a mask, averaged down to a feature map's (height, width) and divided by its `inner` mean; or None.
-
-    The map times that has the region's Gram matrix. Raises ValueError if the mask covers less than one position.
-    """
-    if mask is None:
-        return None
-    mask = tf.image.resize(mask, shape, "area")
-    if (covered := float(tf.reduce_sum(inner(mask)))) < 1:
-        where = f"the layer {layer}: of its {mask.shape[1]} x {mask.shape[2]} positions it covers {covered:.2g}"
-        todo = "Enlarge the white region, begin larger (coarsest), or leave the layer out of style_layers."
-        raise ValueError(f"A mask is empty at {where}, at least 1 is needed. {todo}")
-    return tf.sqrt(mask / tf.reduce_mean(inner(mask)))
 
 
 def reach(styles: Sequence[Style]) -> np.ndarray | None:
@@ -968,10 +954,9 @@ def reach(styles: Sequence[Style]) -> np.ndarray | None:
 
 
 def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None) -> Callable:
-    """Turns a function from an image to losses and gradient into one of an image that counts only within `reach`."""
+    """Turns a function from an image to losses and gradient into one that sees the plain picture outside `reach`."""
     if reach is None:
         return evaluate
-    reach = tf.image.resize(reach, plain.shape[1:3], "area")
 
     def evaluate_within(image):
         losses, gradient = evaluate(plain + reach * (image - plain))
@@ -1066,6 +1051,202 @@ def prepare_colours(content: Any, start: Any, styles: Sequence[Style], colours: 
     return Palette(content, start, list(styles), where, finish)
 
 
+# --- Frames and tiles ------------------------------------------------------------------------
+_MARGIN = 8  # pixels at least, on each side
+
+
+def framed(image: Any, stride: int) -> tf.Tensor:
+    """A picture or mask, `(1, height, width, channels)`, with mirrored margins, each side a multiple of `stride`.
+
+    Near its border a feature map sees the zeros that convolutions put around a picture, and pooling leaves out rows
+    that fill no position. In the margins, which are cut off again, that does no harm.
+    """
+    pads = [(0, 0)]
+    for side in image.shape[1:3]:
+        more = math.ceil((side + 2 * _MARGIN) / stride) * stride - side
+        pads.append((more // 2, more - more // 2))
+    return tf.constant(np.pad(image, [*pads, (0, 0)], "symmetric"))
+
+
+def unframed(image: Any, plain: Any) -> tf.Tensor:
+    """A framed picture without its margins, of the height and width of the plain one."""
+    height, width = plain.shape[1:3]
+    top = (image.shape[1] - height) // 2
+    left = (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
+
+
+class Tile(NamedTuple):
+    """A part of a framed picture, as slices of rows and columns in pixels: what it sees, and what of that is its own."""
+
+    seen: tuple[slice, slice]
+    kept: tuple[slice, slice]
+
+    def of(self, whole: Any, stride: int = 1) -> Any:
+        """What the tile sees of a picture, or of a map with a position for each `stride` pixels."""
+        rows, columns = self.seen
+        return whole[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride]
+
+    def own(self, whole: np.ndarray | None, stride: int = 1) -> Any:
+        """The same of a guide, with 0 wherever another tile counts."""
+        if whole is None or self.seen == self.kept:
+            return whole
+        rows, columns = self.kept
+        inside = np.s_[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride]
+        kept = np.zeros_like(whole)
+        kept[inside] = whole[inside]
+        return self.of(kept, stride)
+
+
+def tiles_of(image: Any, size: int | None, extractor: FeatureExtractor) -> list[Tile]:
+    """Cuts a framed picture into tiles of some `size` pixels a side; None: a single one, which is the whole.
+
+    Each sees as far beyond its own part as the deepest layer does (the extractor's halo).
+    """
+    sides = []
+    for length in image.shape[1:3]:
+        number = math.ceil(length / (size or length))
+        edges = [round(length * n / number / extractor.stride) * extractor.stride for n in range(number + 1)]
+        parts = []
+        for start, end in zip(edges, edges[1:]):
+            seen = slice(max(0, start - extractor.halo), min(length, end + extractor.halo))
+            parts.append((seen, slice(start, end)))
+        sides.append(parts)
+    return [Tile((down, across), (own, own_across)) for down, own in sides[0] for across, own_across in sides[1]]
+
+
+class Views:
+    """A picture through a network: it is framed, and yields each tile with its feature maps.
+
+    Of a single tile they are kept, of many they are computed anew each time, which takes less memory.
+    """
+
+    def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None):
+        self.image = framed(image, extractor.stride)
+        self.tiles = tiles_of(self.image, tile_size, extractor)
+        self.extractor = extractor
+        self._kept: dict[str, tf.Tensor] = {}
+
+    def __iter__(self) -> Iterator[tuple[Tile, dict[str, tf.Tensor]]]:
+        for tile in self.tiles:
+            features = self._kept or self.extractor(tile.of(self.image))
+            if len(self.tiles) == 1:
+                self._kept = features
+            yield tile, features
+
+    def guide(self, mask: np.ndarray | None, stride: int) -> np.ndarray | None:
+        """How much each position of a map counts: a mask, averaged down to its positions, adding up to 1.
+
+        None stands for a mask that is white everywhere, and comes back where there are no tiles, either. Raises
+        ValueError if the mask covers less than a position.
+        """
+        if mask is None and len(self.tiles) == 1:
+            return None
+        shape = [side // stride for side in self.image.shape[1:3]]
+        if mask is None:
+            return np.full((1, *shape, 1), 1 / math.prod(shape), np.float32)
+        guide = tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
+        if (covered := float(guide.sum())) < 1:
+            where = f"of {shape[0]} x {shape[1]} positions of {stride} pixels it covers {covered:.2g}"
+            todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
+            raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
+        return guide / covered
+
+    def owners(self, masks: Sequence[np.ndarray | None], stride: int) -> np.ndarray:
+        """Which of some masks is the largest at each position of a map, `(1, height, width, 1)`, from 0."""
+        shape = [side // stride for side in self.image.shape[1:3]]
+        if len(masks) == 1:
+            return np.zeros((1, *shape, 1), np.int64)
+        means = []
+        for mask in masks:
+            mask = np.ones((1, 1, 1, 1), np.float32) if mask is None else framed(mask, self.extractor.stride)
+            means.append(tf.image.resize(mask, shape, "area").numpy())
+        return np.argmax(means, axis=0)
+
+
+def own_guides(tiles: Sequence[Tile], targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
+    """For each tile, what its squared errors are multiplied by: 1 over the sum of the whole target's squares.
+
+    `targets` are the tiles' own, `(1, height, width, channels)`. Of a single tile it is None: nothing has to be told.
+    """
+    if len(tiles) == 1:
+        return [None]
+    guides = []
+    square = 0.0
+    for tile, target in zip(tiles, targets):
+        height, width = (max(each.kept[side].stop for each in tiles) // stride for side in (0, 1))
+        guides.append(tile.own(np.ones((1, height, width, 1), np.float32), stride))
+        square += float(tf.reduce_sum(guides[-1] * tf.cast(target, tf.float32) ** 2))
+    return [guide / square for guide in guides]
+
+
+def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]):
+    """Returns the function from an image to its losses and their gradient, which looks at a tile at a time.
+
+    `measure(image, goal, part)` returns what a tile adds to the whole picture's measures, `losses_of(image, measures,
+    goal)` the losses. First forward over all tiles; then, with the slopes of the total by each measure, forward and
+    back over all: the chain rule, and exact.
+    """
+
+    def gradient_of_tile(image, goal, part, slopes):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            measures = measure(image, goal, part)
+        return tape.gradient(measures, image, output_gradients=slopes)
+
+    def call(function, *arguments):
+        return compiled(function, goal.extractor, *arguments)(*arguments)
+
+    def evaluate(image):
+        added = [call(measure, tile.of(image), goal, part) for tile, part in zip(tiles, parts)]
+        measures = tf.nest.map_structure(lambda *each: tf.add_n(each), *added)
+        with tf.GradientTape() as tape:
+            tape.watch([image, measures])
+            losses = losses_of(image, measures, goal)
+        gradient, slopes = tape.gradient(losses["total"], [image, measures])
+        gradient = gradient.numpy()  # so far that of the total variation
+        for tile, part in zip(tiles, parts):
+            tile.of(gradient)[:] += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
+        return losses, tf.constant(gradient)
+
+    return evaluate
+
+
+def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any) -> Callable:
+    """Compiles a function for such arguments, with pictures, maps and tables of any size; returns it.
+
+    For one size it would be compiled with other roundings, and a picture would depend on what was painted before it.
+    It is kept with the extractor until the function, or one that it calls, is defined anew.
+    """
+
+    def spec(value):
+        if not tf.is_tensor(value):
+            return value
+        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())  # the dimensions that may be of any length
+        return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
+
+    called = _called_by(function, [])
+    before, found = extractor.compiled.get(function.__name__, (None, None))
+    if before != called:
+        found = tf.function(function, autograph=False, jit_compile=USE_XLA)
+        extractor.compiled[function.__name__] = called, found
+    found.get_concrete_function(*tf.nest.map_structure(spec, arguments))
+    return found
+
+
+def _called_by(function: Callable, found: list[Callable]) -> list[Callable]:
+    """Adds a function to those found, and all that it calls of what is defined beside it."""
+    found.append(function)
+    codes = [function.__code__]
+    for code in codes:  # which grows meanwhile: by the functions within the function
+        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+        for name in code.co_names:
+            value = function.__globals__.get(name)
+            if inspect.isfunction(value) and value.__globals__ is function.__globals__ and value not in found:
+                _called_by(value, found)
+    return found
+
+
 # --- A run, while it goes on -----------------------------------------------------------------
 def is_live() -> bool:
     """Says whether somebody watches a notebook (JupyterLab, VS Code, Colab): not in scripts, nor under nbconvert."""
@@ -1086,168 +1267,60 @@ def duration(seconds: float) -> str:
 
 
 class Checkpoint:
-    """A file that keeps a run as it stands, so that a run that was stopped or killed goes on from there.
-
-    It is an npz of plain arrays and a text of JSON, and reading it runs no code. It is written at most once a minute,
-    and at most for a hundredth of the time. A file that another run has put there meanwhile is left alone.
+    """A file (npz, of plain arrays) that keeps a run's picture and history, to go on from if it is stopped or killed.
 
     Args:
-        path: The file, usually ending in .npz. A finished run removes it. None: nothing is kept.
-        settings, content, start, styles, extractor: All that the picture depends on; the styles as `as_styles` returns
-            them.
+        path: Its name, usually ending in .npz. A finished run removes it. None: nothing is kept.
+        made_of: All that the picture depends on, arrays or what `str` tells apart. A file of other things is a ValueError,
+            as is one that is no checkpoint or damaged.
     Attributes:
-        settings: The same settings, with the size of tiles (or None) where they say "auto".
-    Raises:
-        ValueError: If the file is damaged, or of a run with other settings, pictures, weights or versions.
-        OSError: If nothing can be written there.
+        picture, history: What the file held; None and {} if there is none.
     """
 
-    def __init__(
-        self, path: str | Path | None, settings: Settings, content: Any, start: Any, styles: Sequence[Style],
-        extractor: FeatureExtractor,
-    ):  # fmt: skip
-        tile_size = tile_for(settings.tile_size, extractor, content, styles)
-        self.settings, self.history, self.arrays = dataclasses.replace(settings, tile_size=tile_size), {}, []
-        self.path, self._next = None, time.perf_counter() + CHECKPOINT_SECONDS
-        if path is None:
+    def __init__(self, path: str | Path | None, made_of: Mapping[str, Any]):
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.picture, self.history = None, {}
+        if self.path is None:
             return
-        wanted = "Expected a checkpoint to be a file's name, such as 'outputs/run.npz'"
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValueError(f"{wanted}, got {type(path).__name__}.")
-        self.path = _expanded(path).absolute()
-        versions = {m.__name__: m.__version__ for m in (tf, keras, np)}
-        self._made_of: dict[str, Any] = dataclasses.asdict(settings) | versions
-        pictures = {"photograph": Style(content), "start": Style(start)}
-        for name, style in (pictures | {f"style {n}": style for n, style in enumerate(styles, 1)}).items():
-            hashed = lambda value: _sha256([value]) if hasattr(value, "shape") else value
-            self._made_of |= {f"{field} of {name}": hashed(value) for field, value in style._asdict().items()}
-        for name in ("model", "content_layer", "style_layers", "pooling", "precision", "smooth"):
-            self._made_of[f"{name} of the network"] = getattr(extractor, name)
-        self._made_of["weights of the network"] = _sha256(extractor.network.get_weights())
-        self._made_of = json.loads(json.dumps(self._made_of, default=lambda number: number.item()))
-        there = False
-        try:
-            there = bool(os.stat(self.path))
-            if self.path.is_dir():
-                raise ValueError("a folder")
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError) as error:  # too long a name, or a zero in it
-            raise ValueError(f"{wanted}, got {str(path)[:40]!r}... ({getattr(error, 'strerror', error)}).") from error
-        if there:
-            self._read()
+        self._made_of = {}
+        for name, value in made_of.items():
+            plain = f"{value.shape} {value.dtype}".encode() + value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()
+            self._made_of[name] = hashlib.sha256(plain).hexdigest()
         check_folder(self.path.parent)
-
-    def _read(self) -> None:
-        """Takes over a run of the same kind."""
+        if not self.path.exists():
+            return
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                if any(member.file_size != member.compress_size for member in file.zip.infolist()):
-                    raise ValueError("it is compressed")  # not by us
-                about = json.loads(file["about"].tobytes())
-                arrays = [file[str(n)].view(_DTYPES[kind]) for n, kind in enumerate(about["kinds"])]
-            made_of, history = about["made_of"], about["history"]
-            steps = {len(history[name]) for name in (*_LOSSES, "seconds", "size")}
-            self.settings = dataclasses.replace(self.settings, tile_size=about["tile_size"])  # whatever is free now
-            if len(steps) > 1 or not steps.pop() or len(arrays) < 3 or not isinstance(made_of, dict):
-                raise ValueError("something is missing in it")
-        except PermissionError:
-            raise
+                picture = file["picture"]
+                about = json.loads(str(file["about"]))
+                history, found = about["history"], about["made_of"]
         except Exception as error:  # what is raised depends on where it is damaged
-            why = getattr(error, "strerror", None) or error
             todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
-            raise ValueError(f"{str(self.path)!r} is no checkpoint, or damaged ({why}). {todo}") from error
-        keys = [*self._made_of, *(made_of.keys() - self._made_of.keys())]
-        others = [key for key in keys if made_of.get(key) != self._made_of.get(key)]
+            raise ValueError(f"Expected a checkpoint, got {str(self.path)!r}, which is none, or damaged. {todo}") from error
+        others = [name for name, value in self._made_of.items() if found.get(name) != value]
         if others:
             todo = "Delete it to begin anew, or name another file."
             raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}")
-        self.history, self.arrays = history, arrays
+        self.picture, self.history = picture, history
 
-    def _is_ours(self) -> bool:
-        """Whether the file is of this very run, or there is none."""
+    def write(self, picture: Any, history: Mapping[str, Any]) -> None:
+        """Keeps a run as it stands; says so if that fails."""
+        about = json.dumps({"made_of": self._made_of, "history": history})
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                return json.loads(file["about"].tobytes())["made_of"] == self._made_of
-        except FileNotFoundError:
-            return True
-        except Exception:
-            return False
-
-    def write(self, history: Mapping[str, Any], arrays: Sequence[Any], now: bool = False) -> bool:
-        """Writes a run down, if it is time, or `now`, and returns whether it did; says so where that fails."""
-        start = time.perf_counter()
-        if not self.path or (start < self._next and not now):
-            return False
-        arrays = [np.asarray(array) for array in arrays]
-        kinds = [array.dtype.name for array in arrays]
-        plain = [array.view(np.uint16) if kind == "bfloat16" else array for array, kind in zip(arrays, kinds)]
-
-        about = {"made_of": self._made_of, "tile_size": self.settings.tile_size, "history": history, "kinds": kinds}
-        named = {str(n): array for n, array in enumerate(plain)} | {"about": np.bytes_(json.dumps(about))}
-        failed = "" if self._is_ours() else f"Another run has put a file at {str(self.path)!r}. Name another."
-        try:
-            if not failed:
-                _write(self.path, lambda file: np.savez(file, **named))
+            _write(self.path, lambda file: np.savez(file, picture=np.asarray(picture), about=np.str_(about)))
         except OSError as error:
-            failed = str(error)
-        if failed:
-            print(f"As it stands the run could not be kept: {failed}")
-        end = time.perf_counter()
-        self._next = end + max(CHECKPOINT_SECONDS, 100 * (end - start))
-        return not failed
-
-    def remove(self) -> None:
-        """Removes the file of a finished run, and what was left where it was killed while it wrote."""
-        if not self.path or not self._is_ours():
-            return
-        left = self.path.parent.glob(glob.escape(_aside(self.path)) + 32 * "[0-9a-f]")
-        try:
-            for path in (self.path, *left):
-                path.unlink(missing_ok=True)
-        except OSError as error:  # on Windows, while another program reads it
-            print(f"The run is done; {error.filename!r} could not be removed ({error.strerror}). Delete it.")
-
-
-_DTYPES = {kind: np.dtype(kind) for kind in ("float32", "float64", "int32", "int64")}
-_DTYPES["bfloat16"] = np.dtype(tf.bfloat16.as_numpy_dtype)
-
-
-def _sha256(arrays: Iterable[Any]) -> str:
-    """The SHA-256 of arrays with their shapes and types."""
-    digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
-    return digest.hexdigest()
-
-
-def compiled(function: Callable, *arguments: Any) -> Callable:
-    """Compiles a `tf.function` for such arguments, with pictures and feature maps of any height and width; returns it.
-
-    For one size it would be compiled with other roundings, and a picture would depend on what was painted before it. A
-    matrix may have any number of columns.
-    """
-
-    def spec(value):
-        if not tf.is_tensor(value):
-            return value
-        free = {4: (1, 2), 2: (1,)}.get(value.shape.rank, ())  # the dimensions that may be of any length
-        return tf.TensorSpec([None if n in free else length for n, length in enumerate(value.shape)], value.dtype)
-
-    function.get_concrete_function(*tf.nest.map_structure(spec, arguments))
-    return function
+            print(f"As it stands the run could not be kept: {error}")
 
 
 class Step(NamedTuple):
     """What those who watch a run are told of a step."""
 
-    step: int  # its number, from 1, over all sizes
-    size: tuple[int, int]  # width and height of the picture now, in pixels
-    losses: Mapping[str, float]  # of the picture before it: total, and unweighted content, style and tv
+    step: int  # its number, over all sizes; each begins with the picture that it starts from
+    size: tuple[int, int]  # width and height of the picture, in pixels
+    losses: Mapping[str, float]  # total, and unweighted content, style and tv
     history: Mapping[str, Any]  # all losses so far, as `stylize` returns them
     done: float  # the share of the work that is done, 0 to 1, each step counted by its pixels
-    image: np.ndarray  # the picture after the step: RGB in [0, 1], shape `(1, height, width, 3)`
+    image: np.ndarray  # the picture: RGB in [0, 1], shape `(1, height, width, 3)`
 
     def __str__(self) -> str:
         left = duration(self.history["seconds"][-1] * (1 - self.done) / self.done)
@@ -1255,35 +1328,53 @@ class Step(NamedTuple):
         return f"{self.size[0]} x {self.size[1]}, step {self.step}, about {left} left; {losses}"
 
 
-@dataclass
 class Run:
     """A run's book: its history, its clock, those who watch it, and whether it goes on.
 
     Used as a context (`with run:`), in which an interrupt of the kernel is only taken note of: raised at once, it could
     hit TensorFlow in the middle of its own book-keeping, which then stays wrong. (A third one is raised at once.)
+
+    Args:
+        plan: Width, height and number of steps of each size.
+        weights: Of the three losses, for the curves.
+        observers: Called after each step with a `Step`; one that returns False stops the run.
+        quiet: Says nothing.
+        finish: What to do with a painted picture before it is shown.
+        checkpoint: Where the run is kept as it stands, perhaps with one to go on from.
     """
 
-    plan: Sequence[tuple[int, int, int]]  # width, height and number of steps of each size
-    settings: Settings = Settings()  # what is painted with, for the weights of the curves
-    observers: Sequence[Callable[[Step], Any]] = ()  # called after each step; one that returns False stops the run
-    quiet: bool = False  # says nothing; an interrupt then ends the loop around the run, unless there is an observer
-    finish: Callable[[Any], np.ndarray] = np.asarray  # what to do with a painted picture before it is shown
-    checkpoint: Checkpoint | None = None  # where the run is kept as it stands, perhaps with one to go on from
+    def __init__(
+        self, plan: Sequence[tuple[int, int, int]], weights: Mapping[str, float], observers: Sequence[Callable] = (),
+        quiet: bool = False, finish: Callable[[Any], np.ndarray] = np.asarray, checkpoint: Checkpoint | None = None,
+    ):  # fmt: skip
+        self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)}
+        self.stopped = False
+        self._plan = plan
+        self._observers = list(observers)
+        if is_live() and not quiet:
+            self._observers.append(LiveView(weights))
+        self._quiet = quiet
+        self._finish = finish
+        self._checkpoint = checkpoint
+        self._interrupts = 0
+        self._broken = ""
+        self._expected = 0.0
+        self._ends = list(itertools.accumulate(steps + 1 for _, _, steps in plan))  # each size's pictures
+        self._resumed = 0
+        if checkpoint and checkpoint.picture is not None:
+            self.history = checkpoint.history
+            self._resumed = len(self.history["total"])
+            self._say(f"Going on from {checkpoint.path.name!r}, after {self._resumed} of {self._ends[-1]} steps.")
+        self._earlier = self.history["seconds"][-1] if self._resumed else 0.0
+        self._began = time.perf_counter()
+        self._next = self._began + CHECKPOINT_SECONDS
 
-    def __post_init__(self) -> None:
-        self.observers = [*self.observers, *([LiveView(self.settings.weights)] if is_live() and not self.quiet else [])]
-        self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)} | {"layers": {}}
-        self.stopped, self.expected, self._interrupts, self._broken = False, 0.0, 0, ""
-        self._before, self._began, self._past, self._kept = None, time.perf_counter(), 0, False
-        if self.checkpoint and self.checkpoint.history:
-            self.history = self.checkpoint.history
-            if not self.quiet:
-                steps = f"{len(self.history['total'])} of {sum(steps for *_, steps in self.plan)} steps"
-                print(f"Going on from {self.checkpoint.path.name!r}, after {steps}.")
-        self._resumed, self._earlier = len(self.history["total"]), (self.history["seconds"] or [0.0])[-1]
-        self._began -= self._earlier
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(text)
 
     def __enter__(self) -> "Run":
+        self._before = None
         if threading.current_thread() is threading.main_thread():  # which gets the interrupts
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
@@ -1291,18 +1382,20 @@ class Run:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if kind is None and self.checkpoint and (self._broken or not self.stopped):
-            self.checkpoint.remove()
-        if kind is None and self._interrupts and self.quiet and not self.observers:
-            raise KeyboardInterrupt
-        if kind is None and not self.quiet:
-            took = time.perf_counter() - self._began
-            expected = f" (expected: {duration(self.expected)})" if self.expected else ""
-            best = "here is the picture of the least loss so far, with its history. The cells below can go on with it"
-            if self._kept and not self._broken:
-                best += f"; the same call goes on with the run, from {self.checkpoint.path.name!r}"
-            stopped = f"Stopped after {duration(took)} and {len(self.history['total'])} steps: {best}."
-            print(stopped if self.stopped else f"Took {duration(took - self._earlier)}{expected}.")
+        if kind is not None:
+            return
+        kept = self._checkpoint is not None and self._checkpoint.path is not None
+        if kept and (self._broken or not self.stopped):
+            self._checkpoint.path.unlink(missing_ok=True)
+        if self._interrupts and self._quiet and not self._observers:
+            raise KeyboardInterrupt  # it is meant for the loop around the run
+        took = duration(time.perf_counter() - self._began)
+        if self.stopped:
+            self._say(f"Stopped after {took} and {len(self.history['total'])} steps: here is the best picture so far.")
+            if kept and not self._broken:
+                self._say(f"The same call goes on with the run, from {self._checkpoint.path.name!r}.")
+        else:
+            self._say(f"Took {took}" + (f" (expected: {duration(self._expected)})." if self._expected else "."))
 
     def _note(self, *_: Any) -> None:
         self._interrupts += 1
@@ -1311,88 +1404,87 @@ class Run:
 
     def done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
-        work = [width * height for width, height, steps in self.plan for _ in range(steps)]
+        work = [width * height for width, height, steps in self._plan for _ in range(steps + 1)]
         return sum(work[: len(self.history["total"])]) / sum(work)
 
-    def resume(self, steps: int, arrays: Sequence[Any]) -> tuple[int, Sequence[Any]]:
-        """Begins the next size, of so many steps: returns how many a checkpoint has, and its arrays or those given."""
-        before, self._past = self._past, self._past + steps
-        if before < self._resumed <= self._past:
-            return self._resumed - before, self.checkpoint.arrays
-        return (steps if self._resumed > before else 0), arrays
+    def expect(self, trial: Callable[[int], tuple[Callable, Any]], extractor: FeatureExtractor, tile: int | None) -> None:
+        """Says how long the run will take and how much memory it needs.
 
-    def expect(self, trials: Iterable[Iterator[Any]], extractor: FeatureExtractor) -> None:
-        """Says how long the run will take and how much memory it needs, from an optimiser at its start for each size.
-
-        The first sizes are tried; one whose trial would take a second or more is estimated from the one before.
+        `trial(n)` returns the n-th size's function to evaluate and a picture to try it on; it is called for the largest
+        size of some 256 pixels at most, and the others are estimated from it.
         """
-        if self.quiet:
+        if self._quiet:
             return
-        rate = 0.0  # seconds for a pixel
-        for (width, height, steps), trial in zip(self.plan, trials):
-            image = np.broadcast_to(0, (1, height, width, 3))
-            pixels, tile = width * height, tile_for(self.settings.tile_size, extractor, image)
-            if tile and max(width, height) > (window := tile + 2 * extractor.halo):  # forward twice, and the halo
-                pixels = 4 / 3 * math.prod(math.ceil(side / tile) * min(side, window) for side in (width, height))
-            if 2 * rate * pixels < 1:
-                next(trial)[0].numpy()  # compiles
-                start = time.perf_counter()
-                next(trial)[0].numpy()
-                rate = (time.perf_counter() - start) / pixels
-            self.expected += steps * rate * pixels
-        self.expected *= 1 - self.done()
-        memory = psutil.Process().memory_info().rss + extractor.memory(image, tile)
-        sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self.plan)
-        needed = f"{duration(self.expected)} and {memory / 1e9:.1f} GB of memory"
+        number = max(n for n, (width, height, _) in enumerate(self._plan) if n == 0 or max(width, height) < 400)
+        start = time.perf_counter()
+        evaluate, image = trial(number)
+        built = time.perf_counter() - start
+        evaluate(image)  # compiles
+        start = time.perf_counter()
+        evaluate(image)
+        each = time.perf_counter() - start
+        width, height, _ = self._plan[number]
+        for wide, high, steps in self._plan:
+            times = wide * high / (width * height)
+            self._expected += times * ((steps + 1) * each + built)
+        self._expected *= 1 - self.done()
+        picture = np.broadcast_to(0, (1, high, wide, 3))
+        memory = psutil.Process().memory_info().rss + extractor.memory(picture, tile)
+        sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self._plan)
+        needed = f"{duration(self._expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
-        self._began = time.perf_counter() - self._earlier
+        self._began = time.perf_counter()
 
-    def record(self, losses: Mapping[str, Any], image: Any, arrays: Sequence[Any] = ()) -> bool:
-        """Writes a step into the history, shows it, and returns whether the run goes on.
+    def resume(self, image: Any, number: int) -> tuple[Any, int | None]:
+        """Returns what the n-th size starts from, and how many steps are left: None if a checkpoint is beyond it."""
+        steps = self._plan[number][2]
+        if self._resumed > self._ends[number]:
+            return image, None
+        done = self._resumed - (self._ends[number] - steps - 1)
+        if done <= 0:
+            return image, steps
+        return tf.constant(self._checkpoint.picture), max(0, steps - done)
 
-        `losses` are of the picture before it, with `layers`, a dict of what each adds to `style`; `image` is the picture
-        after it; `arrays` are what it takes to go on from here. Where the loss or the picture is not finite the run
-        stops; at the first loss of all that is a ValueError.
+    def record(self, losses: Mapping[str, Any], image: Any) -> bool:
+        """Writes a picture's losses into the history, shows it, and returns whether the run goes on.
+
+        The image is `(1, height, width, 3)`. Where its loss is not finite the run stops; at the first of all that is a
+        ValueError.
         """
         values = {name: float(losses[name]) for name in _LOSSES}
-        step, (height, width) = len(self.history["total"]) + 1, image.shape[1:3]
+        step = len(self.history["total"]) + 1
         if not math.isfinite(values["total"]):
             self._broken = f"The total loss is {values['total']:g} at step {step}"
             if step == 1:
                 raise ValueError(f"{self._broken}: expected a finite number. {_BROKEN}")
-            return self._stop()
-        clock = {"seconds": time.perf_counter() - self._began, "size": max(width, height)}
-        for name, value in (clock | values).items():
+            self.stopped = True
+            print(f"{self._broken}, so the run stops with the best picture before. {_BROKEN}")
+            return False
+        height, width = image.shape[1:3]
+        self.history["seconds"].append(self._earlier + time.perf_counter() - self._began)
+        self.history["size"].append(max(width, height))
+        for name, value in values.items():
             self.history[name].append(value)
-        for layer, loss in losses["layers"].items():
-            self.history["layers"].setdefault(layer, []).append(float(loss))
-        if not math.isfinite(float(tf.reduce_sum(image))):
-            self._broken = f"The picture after step {step} has pixels that are no finite numbers"
-            return self._stop()
-        if self.observers:
-            now = Step(step, (width, height), values, self.history, self.done(), self.finish(image))
-            answers = [observer(now) for observer in self.observers]
-            self.stopped = any(isinstance(answer, (bool, np.bool_)) and not answer for answer in answers)
+        if self._observers:
+            now = Step(step, (width, height), values, self.history, self.done(), self._finish(image))
+            answers = [observer(now) for observer in self._observers]
+            self.stopped = any(np.ndim(answer) == 0 and answer is not None and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
-        if self.checkpoint:
-            self._kept = self.checkpoint.write(self.history, arrays, now=self.stopped)
-        ends = list(itertools.accumulate(steps for _, _, steps in self.plan))
-        if step in ends and not self.quiet:
+        if self._checkpoint and self._checkpoint.path and (self.stopped or time.perf_counter() > self._next):
+            self._checkpoint.write(image, self.history)
+            self._next = time.perf_counter() + CHECKPOINT_SECONDS
+        if step in self._ends:
             there = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"{width} x {height}: {self.plan[ends.index(step)][2]} steps; {there}")
+            self._say(f"{width} x {height}: {there}")
         return not self.stopped
-
-    def _stop(self) -> bool:
-        self.stopped = True
-        print(f"{self._broken}, so the run stops with the best picture before. {_BROKEN}")
-        return False
 
 
 class LiveView:
     """An observer that shows the picture and the curves, refreshed in place, with a bar; the last step in any case."""
 
     def __init__(self, weights: Mapping[str, float]):
-        self._weights, self._next = weights, 0.0
+        self._weights = weights
+        self._next = 0.0
         self._handles = [display(HTML(""), display_id=True) for _ in range(3)]
 
     def __call__(self, now: Step) -> None:
