@@ -80,6 +80,7 @@ with suppress(ImportError):  # photographs of phones, if the package is there
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+Image.init()  # so that it knows all of its formats
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
@@ -92,13 +93,16 @@ OPTIMIZERS = ("adam", "lbfgs")
 STYLE_LOSSES = ("gram", "wasserstein")
 PRECISIONS = ("float32", "bfloat16")
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
-# What is read: no programs (PostScript), no containers of other things (HDF5, films).
+# What is read: no programs (PostScript), no containers of other things (HDF5, films); and as raw, those that are TIFFs.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
-_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # those that are TIFFs
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}
 _RANGES = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # from the largest value to what is white
-# What is written: from endings to the most pixels on a side.
-_LARGEST = {".png": math.inf, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
-_LARGEST |= {".tif": math.inf, ".tiff": math.inf, ".bmp": math.inf}
+_LARGEST = dict.fromkeys((".png", ".tif", ".tiff", ".bmp"), math.inf) | {
+    ".jpg": 65_500,
+    ".jpeg": 65_500,
+    ".webp": 16_383,
+}
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
 )
@@ -171,8 +175,8 @@ def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None
     """Raises ValueError, with the valid names, unless a name is one of them."""
     valid = list(valid)
     if name not in valid:
-        several = f"{what}es" if what.endswith("s") else f"{what}s"
-        raise ValueError(f"Unknown {what} {name!r}. Valid {several}{of}: {', '.join(valid)}.")
+        ending = "es" if what.endswith("s") else "s"
+        raise ValueError(f"Unknown {what} {name!r}. Valid {what}{ending}{of}: {', '.join(valid)}.")
 
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
@@ -194,11 +198,10 @@ def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -
 
 def _switch(value: Any, name: str) -> bool:
     """Reads a switch, also as text: from the command line it comes as "false"."""
-    spellings = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    switch = spellings.get(str(value).strip().lower())
-    if switch is None:
+    spelling = str(value).lower()
+    if spelling not in ("true", "yes", "1", "false", "no", "0"):
         raise ValueError(f"Expected {name} to be True or False, got {value!r}.")
-    return switch
+    return spelling in ("true", "yes", "1")
 
 
 # --- Pictures in files -----------------------------------------------------------------------
@@ -274,7 +277,7 @@ def _opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
-            with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
+            with Image.open(path, formats=_FORMATS) as file:
                 tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
                 if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
                     raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
@@ -282,8 +285,8 @@ def _opened(path: Path) -> Image.Image:
                     file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0][3])
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
-                    file.getexif()  # kept
-                needed = {"icc_profile", "transparency"}  # Pillow would write EXIF anew, and fails at a bad tag
+                    file.getexif()  # kept; from the raw blocks Pillow would write all tags anew, and fail at a bad one
+                needed = {"icc_profile", "transparency"}
                 file.info = {name: value for name, value in file.info.items() if name in needed}
                 return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
@@ -316,10 +319,8 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
         picture = Image.fromarray(np.uint8(np.clip(np.rint(values, out=values), 0, 255, out=values)))
     elif picture.has_transparency_data:
         alpha = picture.convert("RGBA").getchannel("A")
-    if picture.mode in ("1", "LA", "La"):
-        picture = picture.convert("L")
-    elif picture.mode in ("P", "PA", "RGBa", "RGBA", "RGBX"):
-        picture = picture.convert("RGB")
+    if picture.mode not in ("L", "RGB", "CMYK", "LAB"):
+        picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
     if profile or picture.mode == "LAB":
         source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
         with suppress(ImageCms.PyCMSError):  # damaged, or for other channels: the numbers are taken as sRGB
@@ -337,22 +338,21 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     Returns:
         float32 in [0, 1], shape `(1, height, width, 1)`, with the picture's height and width.
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no picture, its proportions are not the picture's, or it is as dark as class numbers.
+        As `load_image`; ValueError also if its proportions are not the picture's, or all its greys are nearly black.
     """
     height, width = content_image.shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black").convert("L")
     columns, rows = mask.size
     if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        wanted = f"the picture's proportions, {width} x {height} pixels (width x height)"
-        got = f"{Path(path).name!r} with {columns} x {rows}. Save it at the photograph's own size"
-        raise ValueError(f"Expected a mask of {wanted}, got {got}.")
+        got = f"{columns} x {rows} in {Path(path).name!r}. Save it at the photograph's own size"
+        raise ValueError(f"Expected a mask of the picture's proportions, {width} x {height} pixels, got {got}.")
     values = [value for value, count in enumerate(mask.histogram()) if count]
+    greys = [value for value in values if 0 < value < 255]
     if values == [0, 1]:
         mask = mask.point(lambda value: 255 * value)
-    elif 0 < max(values) < 64:
-        got = f"{Path(path).name!r} with only {', '.join(map(str, values))}, of 255"
-        todo = "Are they class numbers? Then save a mask for each class, white where it is."
+    elif greys and max(greys) < 64:  # a soft edge has lighter ones
+        got = f"the values {', '.join(map(str, values))} in {Path(path).name!r}"
+        todo = "If they are class numbers, save a mask for each class, white where it is."
         raise ValueError(f"Expected a mask in which white (255) counts and black (0) does not, got {got}. {todo}")
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
@@ -380,16 +380,15 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     ending = Path(path).suffix.lower()
-    text = PngImagePlugin.PngInfo()
-    endings = ", ".join(_LARGEST)
-    if recipe is not None:
-        text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
-        endings = ".png, to keep the recipe in"
-    if ending not in endings.split(", "):
-        raise ValueError(f"Expected a file name ending in {endings}, got {Path(path).name!r}.")
+    if ending not in _LARGEST or (recipe is not None and ending != ".png"):
+        wanted = f"one of {', '.join(_LARGEST)} (to keep a recipe in, .png)"
+        raise ValueError(f"Expected a file name ending in {wanted}, got {Path(path).name!r}.")
     if max(picture.size) > _LARGEST[ending]:
         got = f"{picture.width} x {picture.height}. Save it as .png"
         raise ValueError(f"Expected at most {_LARGEST[ending]} pixels a side for {ending}, got {got}.")
+    text = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
     kind = Image.registered_extensions()[ending]
     return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes what it knows
 
@@ -456,7 +455,11 @@ def _as_picture(image: Any) -> Image.Image:
 
 # --- Figures ---------------------------------------------------------------------------------
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
-_LOOKS = (("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"), ("#CC79A7", "-"))
+_LOOKS = matplotlib.cycler(
+    color=("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))),
+)
+_BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 9}  # where a legend hides no curve
 _LOSSES = ("content", "style", "tv", "total")
 
 
@@ -467,8 +470,8 @@ def show_images(
     """Shows images side by side as one figure, stored as JPEG to keep the notebook small.
 
     Args:
-        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)` or
-            `(1, height, width, 1)`, drawn in shades from its least to its largest value. Else a ValueError.
+        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)`, drawn in
+            shades from its least to its largest value. ValueError if one is not.
         titles: One for each image, drawn above it; with `rows` one for each column. ValueError if they do not fit.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
@@ -481,7 +484,11 @@ def show_images(
     if len(images) == 0 or len(images) != wanted:
         counts = f"{len(images)} images, {len(titles)} titles and {len(rows)} rows"
         raise ValueError(f"Expected images and as many titles (or none), or rows times titles, got {counts}.")
-    arrays = [_drawable(image, f"image {number}") for number, image in enumerate(images, 1)]
+    arrays = []
+    for image in images:
+        array = np.asarray(image, np.float32)
+        array = array[np.newaxis] if array.ndim == 3 else array
+        arrays.append(array if array.ndim == 2 else check_image(array, "an image to show")[0])
     aspects = [max(array.shape[1] / array.shape[0] for array in arrays[column::columns]) for column in range(columns)]
     aspects = np.clip(aspects, 0.75, 6.0)  # room for a title over a narrow picture
     height = min(height, 14 / sum(aspects))
@@ -503,20 +510,12 @@ def show_images(
             axis.set_title(wrapped(titles[number], height * aspects[number % columns]), **font)
     for row, label in enumerate(rows):
         axes[row, 0].set_ylabel(wrapped(label, 0.9 * height), **font)
-    figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
+    if caption:
+        figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
     data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
     if path is not None:
         _write(path, lambda file: file.write(data))
     display(DisplayedImage(data, format="jpeg", alt=caption or ", ".join(map(str, titles))))
-
-
-def _drawable(image: Any, name: str) -> np.ndarray:
-    array = np.asarray(image, np.float32)
-    if array.ndim == 4 and array.shape[3] == 1:
-        return array[0, :, :, 0]
-    if array.ndim == 2:
-        return array
-    return check_image(array[np.newaxis] if array.ndim == 3 else array, name)[0]
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
@@ -532,52 +531,45 @@ def _curves(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
     """Draws the losses: at the left the total and its parts, at the right the layers' parts."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    left.plot(history["total"], color="black", linewidth=2, label="total")
-    for (name, weight), (color, line) in zip(weights.items(), _LOOKS):
-        left.plot(np.multiply(history[name], weight), color=color, linestyle=line, label=f"{weight:g} × {name}")
     left.set(ylabel="loss", title="The total loss, and what each part adds to it")
+    left.plot(history["total"], color="black", linestyle="-", linewidth=2, label="total")
+    left.set_prop_cycle(_LOOKS)
+    for name, weight in weights.items():
+        left.plot(np.multiply(history[name], weight), label=f"{weight:g} × {name}")
     left.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss begins at 0
-    layers = history.get("layers", {})
-    for index, (name, values) in enumerate(layers.items()):
-        color = matplotlib.colormaps["cividis"](index / max(len(layers), 2))
-        right.plot(values, color=color, linestyle=("-", "--", "-.", ":")[index % 4], label=name)
     right.set(title="The style loss, and what each layer adds to it")
+    right.set_prop_cycle(_LOOKS)
+    for name, values in history.get("layers", {}).items():
+        right.plot(values, label=name)
     sizes = history["size"]
     starts = [0, *(step for step in range(1, len(sizes)) if sizes[step] != sizes[step - 1])]
     for axis in (left, right):
         axis.set(xlabel="step", yscale="log")
         for step in starts if len(starts) > 1 else []:
             axis.axvline(step, color="grey", linewidth=0.8)
-            axis.text(
-                step, 0.97, f"{sizes[step]:g} pixels", transform=axis.get_xaxis_transform(), rotation=90, va="top"
-            )
-        _finish(axis)
+            place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
+            axis.text(step, 0.97, f"{sizes[step]:g} pixels", **place)
+        axis.grid(alpha=0.3)
+        axis.legend(**_BESIDE)
     return figure
 
 
 def plot_totals(histories: Mapping[str, Mapping[str, Any]]) -> None:
     """Plots the total losses of several descents, by their labels, step by step, up to four times the lowest."""
     if not histories or not all(len(history["total"]) for history in histories.values()):
-        raise ValueError(
-            f"Expected one or more histories that have begun, by their labels, got {dict(histories)!r:.100}."
-        )
+        raise ValueError(f"Expected histories of one step or more, by their labels, got {dict(histories)!r:.100}.")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    for (label, history), (color, line) in zip(histories.items(), itertools.cycle(_LOOKS)):
-        axis.plot(history["total"], color=color, linestyle=line, linewidth=2, label=f" {label}")  # hidden if it began _
+    axis.set_prop_cycle(_LOOKS)
+    for label, history in histories.items():
+        axis.plot(history["total"], linewidth=2, label=f" {label}")  # one that began with _ would be hidden
     lowest = min(min(history["total"]) for history in histories.values())
     axis.set(xlabel="step", ylabel="total loss", title="The total loss", ylim=(0.95 * lowest, 4 * lowest))
-    _finish(axis)
+    axis.grid(alpha=0.3)
+    for text in axis.legend(**_BESIDE).get_texts():
+        text.set_parse_math(False)
     alt = f"Curves of the total loss: {', '.join(histories)}"
     display(DisplayedImage(_rendered(figure, "png"), format="png", alt=alt))
-
-
-def _finish(axis: Any) -> None:
-    """Adds a grid, and a legend beside the axes, where it hides no curve."""
-    axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
-        for text in axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9).get_texts():
-            text.set_parse_math(False)
 
 
 def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> bytes:
