@@ -32,11 +32,13 @@ def save(tmp_path):
     return save
 
 
-def png(pixels, bits=8, kind=0, size=(4, 3), key=None):
+def png(pixels, bits=8, kind=0, size=(4, 3), key=None, text=None):
     """A PNG made by hand from packed rows of pixels; of kind 0 it is grey, of kind 2 RGB."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)), (b"IDAT", zlib.compress(pixels))]
     if key is not None:
         chunks.insert(1, (b"tRNS", struct.pack(f">{len(key)}H", *key)))
+    if text is not None:
+        chunks.insert(1, (b"iTXt", b"nst-recipe\0\1\0\0\0" + zlib.compress(text)))
     data = b"\x89PNG\r\n\x1a\n"
     for name, content in [*chunks, (b"IEND", b"")]:
         data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
