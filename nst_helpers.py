@@ -93,23 +93,11 @@ OPTIMIZERS = ("adam", "lbfgs")
 STYLE_LOSSES = ("gram", "wasserstein")
 PRECISIONS = ("float32", "bfloat16")
 POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
-# What is read: no programs (PostScript), no containers of other things (HDF5, films); and as raw, those that are TIFFs.
-_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
-_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
-_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}
-_RANGES = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # from the largest value to what is white
-_LARGEST = dict.fromkeys((".png", ".tif", ".tiff", ".bmp"), math.inf) | {
-    ".jpg": 65_500,
-    ".jpeg": 65_500,
-    ".webp": 16_383,
-}
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
 )
 _BROKEN += "gradient, as a root has at 0."
-_RECIPE = "nst-recipe"  # the name of the text in a PNG
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
-_panel = None  # what halts the run of the one that was shown last
 # Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
 USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
 
@@ -205,6 +193,19 @@ def _switch(value: Any, name: str) -> bool:
 
 
 # --- Pictures in files -----------------------------------------------------------------------
+# No programs (PostScript), no containers of other things (HDF5, films).
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
+_WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
+_LONGEST = dict.fromkeys((".png", ".tif", ".tiff", ".bmp"), math.inf) | {
+    ".jpg": 65_500,
+    ".jpeg": 65_500,
+    ".webp": 16_383,
+}
+_RECIPE = "nst-recipe"  # the name of the text in a PNG
+
+
 def _expanded(path: str | Path) -> Path:
     """A path with the home folder in place of a ~ that stands for one; a file's name may begin so, too."""
     return Path(os.path.expanduser(path))
@@ -221,21 +222,18 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
-    """Reads a picture of any of `_FORMATS` in any colour mode, as float32 RGB in [0, 1], `(1, height, width, 3)`.
+    """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
 
-    The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and transparency laid over
-    white. Of an animation the first frame is taken. Numbers of more than 8 bits are taken as 0 to 1 (floats only; what
-    is above is clipped), 0 to 255, 0 to 4095 or 0 to 65535, whichever holds them.
+    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535, as it fits.
 
     Args:
         path: The file. A bare name that is not there, such as "great_wave.jpg", is looked for in `images/`.
         max_size: Longest side of the result at most, in pixels. Keeps the aspect ratio.
         kind: The folder in `images/` to look in first: "content", "style" or "masks".
-        enlarge: Whether a smaller picture is enlarged to `max_size`, with Lanczos' filter.
+        enlarge: Whether a smaller picture is enlarged to `max_size`.
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        PermissionError: If the file may not be read.
-        ValueError: If the file is no picture, damaged or has too many pixels for Pillow, or an argument is wrong.
+        ValueError: If the file cannot be read as a picture of one of `_FORMATS`, or an argument is wrong.
     """
     path = _located(path, kind)
     _check_above_0(max_size, "max_size, in pixels,", Integral)
@@ -272,8 +270,6 @@ def _located(path: str | Path, kind: str | None) -> Path:
 
 def _opened(path: Path) -> Image.Image:
     """Reads a picture in its own mode, upright; ValueError if it cannot be read."""
-    with path.open("rb") as file:
-        beginning = file.read(12)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
@@ -291,9 +287,7 @@ def _opened(path: Path) -> Image.Image:
                 return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
-        todo = "Save it from another program as PNG or JPEG."
-        if beginning[4:8] == b"ftyp":  # the kind of file that HEIC, AVIF and films are
-            todo = f"A phone's HEIC photograph is read after `pip install pillow-heif` and a restart. Or: {todo}"
+        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif`."
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
 
 
@@ -314,7 +308,7 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
             alpha = Image.fromarray(values != picture.info["transparency"])
         np.nan_to_num(values, copy=False, posinf=0, neginf=0)
         peak = values.max()
-        full = next((full for limit, full in _RANGES.items() if peak <= limit), peak)
+        full = next((full for limit, full in _WHITE.items() if peak <= limit), peak)
         values *= 255 / (full if picture.mode == "F" else max(full, 255))
         picture = Image.fromarray(np.uint8(np.clip(np.rint(values, out=values), 0, 255, out=values)))
     elif picture.has_transparency_data:
@@ -380,12 +374,11 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     ending = Path(path).suffix.lower()
-    if ending not in _LARGEST or (recipe is not None and ending != ".png"):
-        wanted = f"one of {', '.join(_LARGEST)} (to keep a recipe in, .png)"
-        raise ValueError(f"Expected a file name ending in {wanted}, got {Path(path).name!r}.")
-    if max(picture.size) > _LARGEST[ending]:
-        got = f"{picture.width} x {picture.height}. Save it as .png"
-        raise ValueError(f"Expected at most {_LARGEST[ending]} pixels a side for {ending}, got {got}.")
+    longest = _LONGEST if recipe is None else {".png": math.inf}
+    if max(picture.size) > longest.get(ending, 0):
+        wanted = f"{', '.join(longest)} (.webp for at most 16383 pixels a side, .jpg 65500; recipes: .png)"
+        got = f"{Path(path).name!r} for {picture.width} x {picture.height}"
+        raise ValueError(f"Expected a file name ending in {wanted}, got {got}.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
         text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
@@ -1563,6 +1556,9 @@ def show_animation(path: str | Path, caption: str) -> None:
 
 
 # --- The panel -------------------------------------------------------------------------------
+_panel = None  # what halts the run of the one that was shown last
+
+
 def show_panel(paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int = 256) -> None:
     """Shows a panel of widgets that calls the notebook's `paint`; where nobody watches, a sentence on it instead.
 
