@@ -1508,9 +1508,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).")
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=["PNG"]) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels
-            recipe = json.loads(file.text[_RECIPE])
+            with Image.open(path, formats=["PNG"]) as file:
+                recipe = json.loads(file.text[_RECIPE])
         if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...

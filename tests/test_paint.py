@@ -124,6 +124,13 @@ def test_the_recipe_names_files_settings_network_and_versions(defined):
     assert defined.extractor.style_layers  # a copy
 
 
+@pytest.mark.parametrize("change", [{"call": [1]}, {"network": None}, {"steps": True}, {"steps": 0}, {"steps": 1.5}])
+def test_a_recipe_that_is_not_whole_is_refused(tmp_path, picture, change):
+    path = nst.save_image(picture, tmp_path / "a.png", {"call": {}, "network": {}, "steps": 1} | change)
+    with pytest.raises(ValueError, match="Expected a PNG with a recipe.*a.png"):
+        nst.read_recipe(path)
+
+
 def test_paint_takes_names_not_arrays(defined, pair):
     for content, style in ((pair[0], PAIR[1]), (PAIR[0], pair[1]), (PAIR[0], nst.Style(pair[1])), (PAIR[0], None)):
         with pytest.raises(ValueError, match="name of a picture's file, got"):
