@@ -152,10 +152,10 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
         raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
     array = array.astype(np.float32, copy=False)
-    if not ((low := array.min()) >= 0 and array.max() <= 1):
+    if not (array.min() >= 0 and array.max() <= 1):  # nor with NaN
         todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
         todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
-        raise ValueError(f"Expected {name} in the range 0 to 1, got {low:g} to {array.max():g}. {todo}")
+        raise ValueError(f"Expected {name} in the range 0 to 1, got {array.min():g} to {array.max():g}. {todo}")
     return array
 
 
@@ -1550,7 +1550,8 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
 
 def show_animation(path: str | Path, caption: str) -> None:
     """Shows an animated file in the notebook, and keeps a copy of it there."""
-    data, text = base64.b64encode(Path(path).read_bytes()).decode(), html.escape(caption)
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    text = html.escape(caption)
     source = f"data:image/{Path(path).suffix[1:].lower()};base64,{data}"
     picture = f'<img src="{source}" alt="{text}"><figcaption><i>{text}</i></figcaption>'
     display(HTML(f'<figure style="margin: 0">{picture}</figure>'))
@@ -1587,7 +1588,7 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
-    picture = widgets.Image(format="jpeg", value=_encoded(load_image(lists[0].value, kind="content")))
+    picture = widgets.Image(format="jpeg", value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
     bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
     says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
     call = widgets.HTML()

@@ -1,6 +1,7 @@
 """Files from strangers: random bytes, damaged pictures, and files that promise more than they hold."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -18,9 +19,10 @@ RECIPE = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {"model": "
 def whole_files():
     """Small files that are in order."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
-    exif[0x0112], exif[0x010F] = 6, "a camera"
-    text.add_itxt("nst-recipe", str(RECIPE).replace("'", '"'))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the orientation
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("nst-recipe", json.dumps(RECIPE))
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     options = {"exif": exif, "icc_profile": profile, "pnginfo": text, "lossless": True}
     modes = {"PNG": "RGB RGBA P I;16 LA 1", "JPEG": "RGB CMYK L", "TIFF": "RGB F LAB", "GIF": "P", "WEBP": "RGB"}

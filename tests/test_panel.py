@@ -23,7 +23,9 @@ def everything_in(widget):
 @pytest.fixture
 def panel(monkeypatch, tmp_path):
     """The panel's widgets by name. What paints in it waits for a word, and fails with The Great Wave."""
-    word, calls, boxes = threading.Event(), [], []
+    word = threading.Event()
+    calls = []
+    boxes = []
 
     def paint(content, style, callback, **how):
         calls.append((content, style, how))
@@ -59,7 +61,8 @@ def test_it_paints_shows_and_saves(panel, tmp_path):
     named = panel.named
     assert named["size"].value == 100 and named["style weight"].value == 1e4
     assert named["Stop"].disabled and named["Save"].disabled and not named["Run"].disabled
-    named["content"].value, named["style"].value = "mont_saint_michel.jpg", "church_at_auvers.jpg"
+    named["content"].value = "mont_saint_michel.jpg"
+    named["style"].value = "church_at_auvers.jpg"
     named["tv weight"].value = 0.5
     named["Run"].click()
     wait_for("step 1, about 2.0 s left;", panel)
