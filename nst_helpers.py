@@ -198,11 +198,8 @@ _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD
 _FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-_LONGEST = dict.fromkeys((".png", ".tif", ".tiff", ".bmp"), math.inf) | {
-    ".jpg": 65_500,
-    ".jpeg": 65_500,
-    ".webp": 16_383,
-}
+_LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels
+_ENDINGS = (".png", ".tif", ".tiff", ".bmp", *_LONGEST)  # of what is written
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
 
 
@@ -374,9 +371,9 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     ending = Path(path).suffix.lower()
-    longest = _LONGEST if recipe is None else {".png": math.inf}
-    if max(picture.size) > longest.get(ending, 0):
-        wanted = f"{', '.join(longest)} (.webp for at most 16383 pixels a side, .jpg 65500; recipes: .png)"
+    endings = _ENDINGS if recipe is None else (".png",)
+    if ending not in endings or max(picture.size) > _LONGEST.get(ending, math.inf):
+        wanted = f"{', '.join(endings)} (.webp for at most 16383 pixels a side, .jpg 65500; recipes: .png)"
         got = f"{Path(path).name!r} for {picture.width} x {picture.height}"
         raise ValueError(f"Expected a file name ending in {wanted}, got {got}.")
     text = PngImagePlugin.PngInfo()
