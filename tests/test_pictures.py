@@ -331,13 +331,6 @@ def test_class_numbers_are_no_mask(save, values, kind):
         nst.load_mask(save(np.resize(np.array(values, kind), (40, 60)), "mask.png"), PHOTOGRAPH)
 
 
-def test_the_mask_of_the_default_photograph():
-    content = nst.load_image("neuschwanstein_castle.jpg", 128)
-    sky = nst.load_mask("neuschwanstein_castle_sky.png", content)
-    blue = content[0, :, :, 2] - content[0, :, :, 0]
-    assert blue[sky[0, :, :, 0] > 0.9].mean() > 0.15 > blue[sky[0, :, :, 0] < 0.1].mean()
-
-
 def test_save_and_load_again(tmp_path, picture):
     copy = picture.copy()
     path = nst.save_image(picture, tmp_path / "new" / "a.png")
@@ -477,9 +470,13 @@ def test_an_animation_lasts_as_long_as_asked_and_holds_its_end(tmp_path, ending)
 @pytest.mark.parametrize("ending", ["webp", "gif"])
 @pytest.mark.parametrize("seconds", [1, 4, 6])
 def test_many_frames_take_no_longer_and_none_is_too_short(tmp_path, random, ending, seconds):
-    frames = list(random.uniform(size=(211, 1, 8, 8, 3)))
-    *found, last = durations(nst.save_animation(frames, tmp_path / f"a.{ending}", seconds))
+    frames = [0.3 * random.uniform(size=(1, 8, 8, 3)) + n / 300 for n in range(211)]  # lighter and lighter
+    path = nst.save_animation(frames, tmp_path / f"a.{ending}", seconds)
+    *found, last = durations(path)
     assert sum(found) == 1000 * seconds and min(found) >= 20 and max(found) <= 30 and last == 2000
+    with Image.open(path) as file:
+        greys = [np.asarray(frame.convert("L")).mean() / 255 for frame in ImageSequence.Iterator(file)]
+    np.testing.assert_allclose(greys, np.linspace(greys[0], greys[-1], len(greys)), atol=0.05)
 
 
 def test_an_animation_is_shown_with_its_data_and_its_caption_escaped(tmp_path, shown):
