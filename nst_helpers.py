@@ -184,14 +184,6 @@ def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -
         raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
 
 
-def _switch(value: Any, name: str) -> bool:
-    """Reads a switch, also as text: from the command line it comes as "false"."""
-    spelling = str(value).lower()
-    if spelling not in ("true", "yes", "1", "false", "no", "0"):
-        raise ValueError(f"Expected {name} to be True or False, got {value!r}.")
-    return spelling in ("true", "yes", "1")
-
-
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
@@ -234,9 +226,11 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
     """
     path = _located(path, kind)
     _check_above_0(max_size, "max_size, in pixels,", Integral)
-    enlarge = _switch(enlarge, "enlarge")
+    switch = str(enlarge).lower()  # from the command line False comes as "false"
+    if switch not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
     picture = _to_srgb(_opened(path), "white")
-    if enlarge and max(picture.size) < max_size:
+    if switch in ("true", "yes", "1") and max(picture.size) < max_size:
         picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
