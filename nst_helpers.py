@@ -315,15 +315,15 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask for a picture from a file: white counts, black and what is transparent do not, grey counts in part.
+    """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's height and width.
+
+    White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white.
 
     Args:
-        path: The file, as for `load_image`; colours are turned into grey. If it holds 0 and 1 only, 1 is white.
-        content_image: The picture that it is for, shape `(1, height, width, 3)`.
-    Returns:
-        float32 in [0, 1], shape `(1, height, width, 1)`, with the picture's height and width.
+        path: The file, as for `load_image`.
+        content_image: The picture, shape `(1, height, width, 3)`.
     Raises:
-        As `load_image`; ValueError also if its proportions are not the picture's, or all its greys are nearly black.
+        As `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
     """
     height, width = content_image.shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black").convert("L")
