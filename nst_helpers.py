@@ -430,7 +430,7 @@ def _aside(path: Path) -> str:
 
 def check_folder(folder: str | Path) -> None:
     """Raises OSError unless files can be written into a folder; makes it if need be."""
-    _write(_expanded(folder) / ".try", lambda file: None).unlink(missing_ok=True)
+    _write(_expanded(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink(missing_ok=True)
 
 
 def _as_picture(image: Any) -> Image.Image:
@@ -439,10 +439,8 @@ def _as_picture(image: Any) -> Image.Image:
 
 # --- Figures ---------------------------------------------------------------------------------
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
-_LOOKS = matplotlib.cycler(
-    color=("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))),
-)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LOOKS = matplotlib.cycler(color=_COLOURS, linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))))
 _BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 9}  # where a legend hides no curve
 _LOSSES = ("content", "style", "tv", "total")
 
