@@ -405,6 +405,12 @@ def test_show_images_makes_one_jpeg_with_alternative_text(shown, random):
     assert picture.width > 1.5 * picture.height  # two rows of two pictures twice as wide as high
 
 
+@pytest.mark.parametrize("labels", [{"titles": ["a"]}, {"caption": "a"}, {"titles": [""], "rows": ["a"]}])
+def test_labels_are_drawn(shown, labels):
+    nst.show_images([np.ones((20, 30, 3))], **labels)
+    assert np.asarray(Image.open(io.BytesIO(shown[0].data)).convert("L")).min() < 128  # of white pixels else
+
+
 def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown):
     nst.show_images([np.zeros((64, 2, 3))] * 3, ["a_long_name_without_a_blank $x $"] * 3)
     nst.show_images([np.zeros((2, 640, 3))] * 3, ["wide"] * 3)
