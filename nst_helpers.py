@@ -13,15 +13,12 @@ import functools
 import glob
 import hashlib
 import html
-import inspect
 import io
 import itertools
 import json
 import math
 import os
-import platform
 import random
-import re
 import signal
 import socket
 import sys
@@ -30,13 +27,14 @@ import textwrap
 import threading
 import time
 import timeit
+import unicodedata
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -52,12 +50,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 @contextmanager
 def _quiet_stderr():
     """Holds back what native code writes to the process's stderr; shows it if the block fails."""
-    try:
-        sys.stderr.flush()
-        kept = os.dup(2)
-    except (AttributeError, OSError):  # a program without a console has none
-        yield
-        return
+    kept = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
@@ -87,6 +80,7 @@ with suppress(ImportError):  # photographs of phones, if the package is there
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+Image.init()  # so that it knows all of its formats
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
@@ -94,17 +88,11 @@ HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
-_RAW = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".pef", ".orf", ".rw2", ".raf", ".srw", ".3fr", ".iiq"}
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
 )
 _BROKEN += "gradient, as a root has at 0."
-_RECIPE = "nst-recipe"  # the name of the text in a PNG
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
-# What Windows keeps for devices, whatever the ending.
-_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"}
-_DEVICES |= {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
-_panel = None  # the one that was shown last
 # Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
 USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
 
@@ -161,10 +149,10 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
         raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
     array = array.astype(np.float32, copy=False)
-    if not ((low := array.min()) >= 0 and array.max() <= 1):
+    if not (array.min() >= 0 and array.max() <= 1):  # nor with NaN
         todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
         todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
-        raise ValueError(f"Expected {name} in the range 0 to 1, got {low:g} to {array.max():g}. {todo}")
+        raise ValueError(f"Expected {name} in the range 0 to 1, got {array.min():g} to {array.max():g}. {todo}")
     return array
 
 
@@ -172,7 +160,8 @@ def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None
     """Raises ValueError, with the valid names, unless a name is one of them."""
     valid = list(valid)
     if name not in valid:
-        raise ValueError(f"Unknown {what} {name!r}. Valid {what}s{of}: {', '.join(valid)}.")
+        ending = "es" if what.endswith("s") else "s"
+        raise ValueError(f"Unknown {what} {name!r}. Valid {what}{ending}{of}: {', '.join(valid)}.")
 
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
@@ -193,150 +182,162 @@ def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -
 
 
 # --- Pictures in files -----------------------------------------------------------------------
+# No programs (PostScript), no containers of other things (HDF5, films).
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
+_WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
+_LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels
+_ENDINGS = (".png", ".tif", ".tiff", ".bmp", *_LONGEST)  # of what is written
+_RECIPE = "nst-recipe"  # the name of the text in a PNG
+
+
 def _expanded(path: str | Path) -> Path:
     """A path with the home folder in place of a ~ that stands for one; a file's name may begin so, too."""
-    with suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Lists the pictures in a folder (not in the folders below it) by name; raises FileNotFoundError without one."""
+    """Lists the pictures in a folder by name, without hidden ones; raises FileNotFoundError if there is no folder."""
     folder = _expanded(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
-    endings = {end for end, name in Image.registered_extensions().items() if name in Image.OPEN}
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
+    endings = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
+    listed = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "."]
+    return sorted(path for path in listed if path.is_file())
 
 
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
-    """Reads a picture in any format and colour mode that Pillow reads, as float32 RGB in [0, 1], `(1, height, width, 3)`.
+    """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
 
-    The camera's orientation (EXIF) is applied, an embedded colour profile converted to sRGB, and transparency laid over
-    white. Of an animation the first frame is taken. Numbers of more than 8 bits are taken as 0 to 1, 0 to 255 or 0 to
-    65535, whichever holds them.
+    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535, as it fits.
 
     Args:
         path: The file. A bare name that is not there, such as "great_wave.jpg", is looked for in `images/`.
         max_size: Longest side of the result at most, in pixels. Keeps the aspect ratio.
         kind: The folder in `images/` to look in first: "content", "style" or "masks".
-        enlarge: Whether a smaller picture is enlarged to `max_size`, with Lanczos' filter.
+        enlarge: Whether a smaller picture is enlarged to `max_size`.
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        PermissionError: If the file may not be read.
-        ValueError: If the file is no picture, damaged or has too many pixels for Pillow, or an argument is wrong.
+        ValueError: If the file cannot be read as a picture of one of `_FORMATS`, or an argument is wrong.
     """
     path = _located(path, kind)
     _check_above_0(max_size, "max_size, in pixels,", Integral)
-    picture = _decoded(path, max_size)
-    if enlarge and (factor := max_size / max(picture.size)) > 1:
-        picture = picture.resize([max(1, round(factor * side)) for side in picture.size], Image.Resampling.LANCZOS)
+    switch = str(enlarge).lower()  # from the command line False comes as "false"
+    if switch not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
+    picture = _to_srgb(_opened(path), "white")
+    if switch in ("true", "yes", "1") and max(picture.size) < max_size:
+        picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
 
 
-def _decoded(path: Path, max_size: int = 512, content: bytes | None = None) -> Image.Image:
-    """Reads a picture from a file, or from bytes that come by this name, as upright RGB; ValueError if it cannot be."""
-    beginning = b""
-    try:
-        with warnings.catch_warnings(), open(path, "rb") if content is None else io.BytesIO(content) as source:
-            warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
-            beginning = source.read(12)
-            source.seek(0)
-            with Image.open(source) as file:
-                _refuse(file, path)
-                file.load()  # which already turns a TIFF upright, and forgets that it was not
-                with suppress(Exception):  # whatever a damaged block of EXIF raises
-                    file.getexif()  # kept; from the raw block Pillow would write all tags anew, good or bad
-                for block in ("exif", "Raw profile type exif"):
-                    file.info.pop(block, None)
-                return _to_srgb(ImageOps.exif_transpose(file))
-    except PermissionError:
-        raise
-    except Exception as error:  # what Pillow raises on damaged files depends on the format
-        todo = f"Save it from another program as PNG or JPEG ({max_size} pixels on the longest side are enough)."
-        if beginning[4:8] == b"ftyp":  # the kind of file that HEIC, AVIF and films are
-            todo = f"A phone's HEIC photograph is read after `pip install pillow-heif` and a restart. Or: {todo}"
-        why = "no format that it knows" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"Expected a picture that Pillow can read, got {str(path)!r} ({why}). {todo}") from error
-
-
-def _refuse(file: Image.Image, path: Path) -> None:
-    """Raises ValueError for a camera's raw file (a TIFF whose first picture is a preview), and for programs."""
-    if file.format == "EPS":
-        raise ValueError("PostScript, which is a program that draws a picture; it is not run")
-    tags = getattr(file, "tag_v2", {})  # 254: 1 for a preview; 50706: the version of DNG
-    if path.suffix.lower() in _RAW or (file.format == "TIFF" and (tags.get(254, 0) & 1 or 50706 in tags)):
-        raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
-
-
 def _located(path: str | Path, kind: str | None) -> Path:
     """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
+    wanted = "Expected the path or the name of a picture's file"
     if not isinstance(path, (str, os.PathLike)):
-        got = type(path).__name__
-        raise ValueError(f"Expected the path or the name of a picture's file, got {got}. stylize takes arrays.")
+        raise ValueError(f"{wanted}, got {type(path).__name__}. stylize takes arrays.")
+    if str(path).startswith(("http:/", "https:/", "data:")):
+        raise ValueError(f"{wanted}, got the address {str(path)[:200]!r}. Download it first, and name the file.")
     path = _expanded(path)
+    if os.path.isdir(path):
+        raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
+    folders = [path.parent]
+    if path == Path(path.name):
+        below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
+        folders += sorted(below, key=lambda folder: (folder.name != kind, folder.name))
+    spellings = [path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD"))]  # é in 1 or 2 signs
+    for found in (folder / name for folder in folders for name in spellings):
+        if os.path.isfile(found):
+            return found
+    there = {folder: ", ".join(found.name for found in find_images(folder)) for folder in folders[1:] or folders}
+    listed = "; ".join(f"The folder {str(folder)!r} holds: {names or 'none'}" for folder, names in there.items())
+    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {listed}. Correct the name.")
+
+
+def _opened(path: Path) -> Image.Image:
+    """Reads a picture in its own mode, upright; ValueError if it cannot be read."""
     try:
-        if path.is_dir():
-            raise ValueError(f"Expected a picture, got the folder {str(path)!r}. Name a file in it.")
-        if path.exists():
-            return path
-    except OSError as error:
-        got = f"{str(path)[:40]!r}... ({error.strerror}). Correct the name"
-        raise ValueError(f"Expected the path or the name of a picture's file, got {got}.") from error
-    bare = path == Path(path.name) and IMAGES.is_dir()
-    folders = [folder for folder in IMAGES.iterdir() if folder.is_dir()] if bare else [path.parent]
-    folders.sort(key=lambda folder: (folder.name != kind, folder.name))
-    for folder in folders:
-        if (folder / path.name).is_file():
-            return folder / path.name
-    found = {folder: ", ".join(picture.name for picture in find_images(folder)) for folder in folders}
-    there = "; ".join(f"The folder {str(folder)!r} holds: {names or 'none'}" for folder, names in found.items())
-    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {there}. Correct the name.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
+            with Image.open(path, formats=_FORMATS) as file:
+                tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
+                if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
+                    raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
+                if file.format == "PNG" and file.info.get("transparency"):
+                    file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0][3])
+                file.load()  # which already turns a TIFF upright, and forgets that it was not
+                with suppress(Exception):  # whatever a damaged block of EXIF raises
+                    file.getexif()  # kept; from the raw blocks Pillow would write all tags anew, and fail at a bad one
+                needed = {"icc_profile", "transparency"}
+                file.info = {name: value for name, value in file.info.items() if name in needed}
+                return ImageOps.exif_transpose(file)
+    except Exception as error:  # what Pillow raises on damaged files depends on the format
+        why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
+        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif`."
+        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
 
 
-def _to_srgb(picture: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over white."""
+def _in_8_bits(key: Any, bits: str) -> Any:
+    """The colour that is transparent in a PNG, in the 8 bits in which Pillow reads pixels of 2, 4 and 16."""
+    if bits == "RGB;16B":
+        return tuple(value >> 8 for value in key)
+    return key * {"L;2": 85, "L;4": 17}.get(bits, 1)
+
+
+def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
+    """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over a colour."""
     profile = picture.info.get("icc_profile")
+    alpha = None
     if picture.mode.startswith(("I", "F")):  # more than 8 bits a pixel
-        values = np.nan_to_num(np.array(picture, np.float32), copy=False, posinf=0, neginf=0)
+        values = np.array(picture, np.float32)
+        if "transparency" in picture.info:
+            alpha = Image.fromarray(values != picture.info["transparency"])
+        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
         peak = values.max()
-        ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
-        full = next((full for full in ranges if peak <= 1.1 * full), peak)
-        values *= np.float32(255 / full)
+        full = next((full for limit, full in _WHITE.items() if peak <= limit), peak)
+        values *= 255 / (full if picture.mode == "F" else max(full, 255))
         picture = Image.fromarray(np.uint8(np.clip(np.rint(values, out=values), 0, 255, out=values)))
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    if picture.mode in ("P", "PA", "1", "LA", "La", "RGBa", "RGBA", "RGBX"):
+    elif picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+    if picture.mode not in ("L", "RGB", "CMYK", "LAB"):
         picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
     if profile or picture.mode == "LAB":
         source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
         with suppress(ImageCms.PyCMSError):  # damaged, or for other channels: the numbers are taken as sRGB
             picture = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     picture = picture.convert("RGB")
-    return picture if alpha is None else Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
+    return picture if alpha is None else Image.composite(picture, Image.new("RGB", picture.size, background), alpha)
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask for a picture from a file: white counts, black does not, grey counts in part.
+    """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's height and width.
+
+    White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white.
 
     Args:
-        path: The file, as for `load_image`; colours are turned into grey.
-        content_image: The picture that it is for, shape `(1, height, width, 3)`.
-    Returns:
-        float32 in [0, 1], shape `(1, height, width, 1)`, with the picture's height and width.
+        path: The file, as for `load_image`.
+        content_image: The picture, shape `(1, height, width, 3)`.
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no picture, or its proportions are not the picture's.
+        As `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
     """
     height, width = content_image.shape[1:3]
-    mask = load_image(path, max(height, width), "masks")
-    rows, columns = mask.shape[1:3]
+    mask = _to_srgb(_opened(_located(path, "masks")), "black").convert("L")
+    columns, rows = mask.size
     if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        wanted = f"the picture's proportions, {width} x {height} pixels (width x height)"
-        got = f"{Path(path).name!r} with {columns} x {rows}. Save it at the photograph's own size"
-        raise ValueError(f"Expected a mask of {wanted}, got {got}.")
-    mask = tf.image.resize(mask, (height, width), antialias=True).numpy().mean(axis=3, keepdims=True)
-    return np.clip(mask, 0, 1)
+        got = f"{columns} x {rows} in {Path(path).name!r}. Save it at the photograph's own size"
+        raise ValueError(f"Expected a mask of the picture's proportions, {width} x {height} pixels, got {got}.")
+    values = [value for value, count in enumerate(mask.histogram()) if count]
+    greys = [value for value in values if 0 < value < 255]
+    if values == [0, 1]:
+        mask = mask.point(lambda value: 255 * value)
+    elif greys and max(greys) < 64:  # a soft edge has lighter ones
+        got = f"the values {', '.join(map(str, values))} in {Path(path).name!r}"
+        todo = "If they are class numbers, save a mask for each class, white where it is."
+        raise ValueError(f"Expected a mask in which white (255) counts and black (0) does not, got {got}. {todo}")
+    mask = mask.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
 
 
 def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
@@ -356,85 +357,67 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
         path: Ends in .png (exact), .jpg, .webp, .tif or .bmp. Makes the folder if need be; replaces a file.
         recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
     Raises:
-        ValueError: If the image's shape or range, or the ending, is another.
+        ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
     """
-    return _write(path, _encoder(image, path, recipe))
-
-
-def _encoder(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
-    """Checks what `save_image` is given, and returns the function that writes it into an open file."""
-    path, image, text = Path(path), np.asarray(image), PngImagePlugin.PngInfo()
+    image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
-    endings, wanted = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"), "one of {}"
+    ending = Path(path).suffix.lower()
+    endings = _ENDINGS if recipe is None else (".png",)
+    if ending not in endings or max(picture.size) > _LONGEST.get(ending, math.inf):
+        wanted = f"{', '.join(endings)} (.webp for at most 16383 pixels a side, .jpg 65500; recipes: .png)"
+        got = f"{Path(path).name!r} for {picture.width} x {picture.height}"
+        raise ValueError(f"Expected a file name ending in {wanted}, got {got}.")
+    text = PngImagePlugin.PngInfo()
     if recipe is not None:
-        endings, wanted = (".png",), "{}, to keep the recipe in"
         text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"Expected a file name ending in {wanted.format(', '.join(endings))}, got {path.name!r}.")
-    options, kind = {"quality": 95}, Image.registered_extensions()[path.suffix.lower()]
-    return lambda file: picture.save(file, kind, **({"pnginfo": text} if kind == "PNG" else options))
+    kind = Image.registered_extensions()[ending]
+    return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes what it knows
 
 
-def _write(path: str | Path, write: Callable[[Any], Any], same: Callable[[Path], bool] | None = None) -> Path:
-    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence.
+def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
+    """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
 
-    With `same`, only a file of which that is true is replaced; else the first free name of stem, stem-2, ... is taken.
-    Returns the path.
+    It replaces an earlier one only if that was made in the same way (call, network and number of steps); else it gets the
+    first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
     """
+    call = recipe["call"]
+    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
+    names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
+    stem = "-".join(Path(str(name)).stem for name in names)[:50]  # which in any script are less than 255 bytes
+    folder = _expanded(folder)
+    aside = save_image(image, folder / f".{uuid.uuid4().hex}.png", recipe)  # which takes a while; the name does not
+    path = folder / f"{stem}.png"
+    number = 1
+    while path.exists() and not _made_alike(path, recipe):
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return aside.replace(path)
+
+
+def _made_alike(path: Path, recipe: Mapping[str, Any]) -> bool:
+    try:
+        found = read_recipe(path)
+    except (OSError, ValueError):
+        return False
+    known = "'array (" not in str(recipe["call"])  # of which only the shape is in a recipe
+    return known and all(found[part] == recipe[part] for part in ("call", "network", "steps"))
+
+
+def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
+    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
     path = _expanded(path)
     aside = path.with_name(f"{_aside(path)}{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())  # else a battery's end could leave the new name with nothing in it
-        if same is None:
-            _replace(aside, path)
-            return path
-        for number in itertools.count(1):
-            target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-            if _renamed(aside, target):
-                return target
-            if same(target):
-                _replace(aside, target)
-                return target
+        return aside.replace(path)
     except OSError as error:
         todo = "Free some space, close the program that shows it, or choose another folder or a shorter name."
         raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
     finally:
         with suppress(OSError):
-            aside.unlink()
-
-
-def _replace(aside: Path, path: Path) -> None:
-    """Renames a file over another."""
-    for wait in (0.1, 0.3, 0.6, None):
-        try:
-            return os.replace(aside, path)
-        except PermissionError:  # on Windows, while another program reads the file that is replaced
-            if wait is None:
-                raise
-            time.sleep(wait)
-
-
-def _renamed(aside: Path, path: Path) -> bool:
-    """Gives a file a name that is free; says whether it was."""
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without hard links, such as a memory stick
-        try:
-            path.touch(exist_ok=False)  # before another run takes the name
-        except FileExistsError:
-            return False
-        try:
-            _replace(aside, path)
-        except OSError:
-            path.unlink()
-            raise
-    return True
+            aside.unlink()  # there only where something failed
 
 
 def _aside(path: Path) -> str:
@@ -444,41 +427,7 @@ def _aside(path: Path) -> str:
 
 def check_folder(folder: str | Path) -> None:
     """Raises OSError unless files can be written into a folder; makes it if need be."""
-    path = _expanded(folder) / f".{uuid.uuid4().hex}"
-    try:
-        _write(path, lambda file: None)
-    except OSError as error:
-        raise OSError(str(error).replace(repr(str(path)), f"In {str(folder)!r} files")) from error
-    with suppress(OSError):  # on Windows, while a virus scanner reads it
-        path.unlink()
-
-
-def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
-    """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
-
-    It replaces an earlier one only if that was made in the same way (call, files, network and number of steps); else it
-    gets the first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
-    """
-    call, folder = recipe["call"], _expanded(folder)
-    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
-    names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
-    stem = _portable("-".join(Path(str(name)).stem for name in names), 120)
-
-    def made_alike(path):
-        with suppress(ValueError, OSError):
-            found = read_recipe(path)
-            return all(found.get(part) == recipe.get(part) for part in ("call", "files", "network", "steps"))
-
-    check_folder(folder)
-    path = folder / f"{stem}.png"
-    return _write(path, _encoder(image, path, recipe), made_alike)
-
-
-def _portable(stem: str, length: int) -> str:
-    """A file's name without its ending, of so many bytes at most, as any system takes it; may be empty."""
-    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem)
-    stem = stem.encode(errors="ignore")[:length].decode(errors="ignore").strip(" .")
-    return f"_{stem}" if stem.split(".")[0].rstrip().lower() in _DEVICES else stem
+    _write(_expanded(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink(missing_ok=True)
 
 
 def _as_picture(image: Any) -> Image.Image:
@@ -486,11 +435,11 @@ def _as_picture(image: Any) -> Image.Image:
 
 
 # --- Figures ---------------------------------------------------------------------------------
-
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
-_LOOKS = (("#0072B2", "--"), ("#D55E00", "-."), ("#009E73", ":"), ("#CC79A7", "-"))
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LOOKS = matplotlib.cycler(color=_COLOURS, linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))))
+_BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 9}  # where a legend hides no curve
 _LOSSES = ("content", "style", "tv", "total")
-_BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # where a legend hides no curve
 
 
 def show_images(
@@ -501,7 +450,7 @@ def show_images(
 
     Args:
         images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)`, drawn in
-            shades from its least to its largest value.
+            shades from its least to its largest value. ValueError if one is not.
         titles: One for each image, drawn above it; with `rows` one for each column. ValueError if they do not fit.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
@@ -509,31 +458,39 @@ def show_images(
         height: The height of a row in inches.
         path: Where to keep the figure as a JPEG as well. Makes its folder if need be.
     """
-    counts = f"{len(images)} images, {len(titles)} titles and {len(rows)} rows"
-    if len(images) and len(rows) and len(rows) * len(titles) == len(images):
-        columns, titles = len(titles), [*titles, *[""] * (len(images) - len(titles))]
-    elif len(images) == 0 or len(rows) or len(titles) not in (0, len(images)):
+    columns = len(titles) if len(rows) else min(columns or len(images), len(images))
+    wanted = len(rows) * columns if len(rows) else len(titles) or len(images)
+    if len(images) == 0 or len(images) != wanted:
+        counts = f"{len(images)} images, {len(titles)} titles and {len(rows)} rows"
         raise ValueError(f"Expected images and as many titles (or none), or rows times titles, got {counts}.")
-    arrays = [np.asarray(image, np.float32) for image in images]
-    arrays = [array[0] if array.ndim == 4 else array for array in arrays]
-    columns = min(columns or len(arrays), len(arrays))
-    aspects = [max(array.shape[1] / array.shape[0] for array in arrays[c::columns]) for c in range(columns)]
-    widths = np.clip(aspects, 0.75, 6.0)  # of a row's height; room for a title over a narrow picture
-    height, below = min(height, 14 / sum(widths)), math.ceil(len(arrays) / columns)
-    inches = height * sum(widths), (height + (0 if len(rows) else 0.3)) * below + (0.6 if len(rows) else 0)
-    figure, font = Figure(figsize=inches, layout="constrained"), {"fontsize": 11, "parse_math": False}
-    axes = figure.subplots(below, columns, squeeze=False, width_ratios=widths)
-    for axis, label in zip(axes[:, 0], rows):
-        axis.set_ylabel(textwrap.fill(label, max(8, int(10 * height))), **font)
-    for axis in axes.flat:
+    arrays = []
+    for image in images:
+        array = np.asarray(image, np.float32)
+        array = array[np.newaxis] if array.ndim == 3 else array
+        arrays.append(array if array.ndim == 2 else check_image(array, "an image to show")[0])
+    aspects = [max(array.shape[1] / array.shape[0] for array in arrays[column::columns]) for column in range(columns)]
+    aspects = np.clip(aspects, 0.75, 6.0)  # room for a title over a narrow picture
+    height = min(height, 14 / sum(aspects))
+    lines = math.ceil(len(arrays) / columns)
+    for_titles = 0.6 if len(rows) else 0.3 * lines
+    figure = Figure(figsize=(height * sum(aspects), height * lines + for_titles), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, width_ratios=aspects)
+    font = {"fontsize": 11, "parse_math": False}
+
+    def wrapped(text, inches):
+        return "\n".join(textwrap.fill(line, max(8, int(11 * inches))) for line in str(text).splitlines())
+
+    for number, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for axis, array, title, width in zip(axes.flat, arrays, [*titles] or [""] * len(arrays), itertools.cycle(widths)):
-        axis.imshow(array, cmap="magma")
-        letters = max(8, int(11 * height * width))  # that fit on a line
-        axis.set_title("\n".join(textwrap.fill(line, letters) for line in str(title).splitlines()), **font)
+        if number < len(arrays):
+            axis.imshow(arrays[number], cmap="magma")
+        if number < len(titles):
+            axis.set_title(wrapped(titles[number], height * aspects[number % columns]), **font)
+    for row, label in enumerate(rows):
+        axes[row, 0].set_ylabel(wrapped(label, 0.9 * height), **font)
     if caption:
-        figure.supxlabel(textwrap.fill(caption, int(11 * inches[0])), style="italic", **font)
+        figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
     data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
     if path is not None:
         _write(path, lambda file: file.write(data))
@@ -553,39 +510,43 @@ def _curves(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
     """Draws the losses: at the left the total and its parts, at the right the layers' parts."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    left.plot(history["total"], color="black", linewidth=2, label="total")
-    for (name, weight), (color, line) in zip(weights.items(), _LOOKS):
-        left.plot(np.multiply(history[name], weight), color=color, linestyle=line, label=f"{weight:g} × {name}")
-    left.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss begins at 0
-    layers = history.get("layers", {})
-    for index, (name, values) in enumerate(layers.items()):
-        color = matplotlib.colormaps["cividis"](index / max(len(layers), 2))
-        right.plot(values, color=color, linestyle=("-", "--", "-.", ":")[index % 4], label=name)
     left.set(ylabel="loss", title="The total loss, and what each part adds to it")
+    left.plot(history["total"], color="black", linestyle="-", linewidth=2, label="total")
+    left.set_prop_cycle(_LOOKS)
+    for name, weight in weights.items():
+        left.plot(np.multiply(history[name], weight), label=f"{weight:g} × {name}")
+    left.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss begins at 0
     right.set(title="The style loss, and what each layer adds to it")
-    starts = [step for step in range(1, len(history["size"])) if history["size"][step] != history["size"][step - 1]]
+    right.set_prop_cycle(_LOOKS)
+    for name, values in history.get("layers", {}).items():
+        right.plot(values, label=name)
+    sizes = history["size"]
+    starts = [0, *(step for step in range(1, len(sizes)) if sizes[step] != sizes[step - 1])]
     for axis in (left, right):
         axis.set(xlabel="step", yscale="log")
-        axis.grid(alpha=0.3)
-        for step in [0, *starts] if starts else []:
+        for step in starts if len(starts) > 1 else []:
             axis.axvline(step, color="grey", linewidth=0.8)
-            place = {"xycoords": ("data", "axes fraction"), "rotation": 90, "va": "top", "color": "dimgrey"}
-            axis.annotate(f"{history['size'][step]:g} pixels", (step, 0.97), **place)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=9, **_BESIDE)
+            place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
+            axis.text(step, 0.97, f"{sizes[step]:g} pixels", **place)
+        axis.grid(alpha=0.3)
+        axis.legend(**_BESIDE)
     return figure
 
 
 def plot_totals(histories: Mapping[str, Mapping[str, Any]]) -> None:
     """Plots the total losses of several descents, by their labels, step by step, up to four times the lowest."""
+    if not histories or not all(len(history["total"]) for history in histories.values()):
+        raise ValueError(f"Expected histories of one step or more, by their labels, got {dict(histories)!r:.100}.")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axis, lowest = figure.subplots(), math.inf
-    for (label, history), (color, line) in zip(histories.items(), itertools.cycle(_LOOKS)):
-        axis.plot(history["total"], color=color, linestyle=line, linewidth=2, label=label)
-        lowest = min([lowest, *history["total"]])
+    axis = figure.subplots()
+    axis.set_prop_cycle(_LOOKS)
+    for label, history in histories.items():
+        axis.plot(history["total"], linewidth=2, label=f" {label}")  # one that began with _ would be hidden
+    lowest = min(min(history["total"]) for history in histories.values())
     axis.set(xlabel="step", ylabel="total loss", title="The total loss", ylim=(0.95 * lowest, 4 * lowest))
-    axis.legend(**_BESIDE)
     axis.grid(alpha=0.3)
+    for text in axis.legend(**_BESIDE).get_texts():
+        text.set_parse_math(False)
     alt = f"Curves of the total loss: {', '.join(histories)}"
     display(DisplayedImage(_rendered(figure, "png"), format="png", alt=alt))
 
@@ -1512,125 +1473,48 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    It has `call`: the settings, and the files (`content`, `style`, `size`, perhaps `start`); `files`, their SHA-256;
-    `network`, what to build the extractor from again; `losses`, the last ones; `steps`, as many as were done; `seconds`;
-    `software`, the versions. A mask that is no file but an array is named by its SHA-256 only.
+    It has `call`: the files (`content`, `style`, `size`, perhaps `start`) and the settings; `network`, what to build the
+    extractor from again; `steps`, as many as were done; `software`, the versions. Of an array it has the shape only.
     """
     names = ("model", "content_layer", "style_layers", "pooling", "weights", "precision", "smooth")
-    style, named = files["style"], lambda each: each._asdict() if isinstance(each, Style) else each  # else a bare list
+    many = isinstance(files["style"], (list, tuple)) and not isinstance(files["style"], Style)
+    styles = files["style"] if many else [files["style"]]
+    styles = [style._asdict() if isinstance(style, Style) else style for style in styles]  # JSON would make it a list
     recipe = {
-        "call": {**files, **dataclasses.asdict(settings)}
-        | {"style": list(map(named, style)) if type(style) in (list, tuple) else named(style)},
+        "call": {**files, "style": styles if many else styles[0], **dataclasses.asdict(settings)},
         "network": {name: getattr(extractor, name) for name in names},
-        "losses": {name: history[name][-1] for name in _LOSSES},
         "steps": len(history["total"]),
-        "seconds": round(history["seconds"][-1], 1),
-        "software": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in (tf, keras, np)},
+        "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
     }
 
-    def plain(value):  # what JSON does not know: numbers and arrays of NumPy and TensorFlow; else as text
-        if hasattr(value, "dtype"):
-            array = np.asarray(value)  # a mask would make the PNG too large to be read
-            return array.tolist() if array.ndim == 0 else f"array {array.shape}, SHA-256 {_sha256([array])}"
-        return value.as_posix() if isinstance(value, Path) else str(value)
+    def plain(value):
+        if np.ndim(value):
+            return f"array {np.shape(value)}"
+        return np.asarray(value).item() if hasattr(value, "dtype") else str(value)
 
-    recipe = json.loads(json.dumps(recipe, default=plain))  # a copy, as it will be read again
-    return recipe | {"files": _hashes_of_files(recipe["call"])}
-
-
-def _hashes_of_files(call: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of the pictures and masks that a recipe names, as far as they are there."""
-    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
-    named, found = [(call["content"], "content"), (call.get("start"), None)], {}
-    for style in styles:
-        style = style if isinstance(style, dict) else {"image": style}
-        named += [(style.get("image"), "style"), (style.get("mask"), "masks"), (style.get("image_mask"), "masks")]
-    for name, kind in named:
-        with suppress(OSError, ValueError):  # no file's name, or no file
-            found[name] = hashlib.sha256(_located(name, kind).read_bytes()).hexdigest()
-    return found
+    return json.loads(json.dumps(recipe, default=plain))
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Reads how a picture was made, as `make_recipe` wrote it, from a PNG that `save_image` wrote.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no PNG or carries no recipe. Whether its `call` is one that `paint` takes is left to it.
+    Raises FileNotFoundError without the file, ValueError if it carries no recipe; the rest is left to `paint`.
     """
     path = _expanded(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels
             with Image.open(path, formats=["PNG"]) as file:
-                file.load()  # texts may follow the pixels
                 recipe = json.loads(file.text[_RECIPE])
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).") from None
+        if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
+            raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
-        wanted = f"as save_image(image, path, recipe) writes it, got {str(path)!r}, which has none"
         todo = "Programs that edit or send pictures often drop it."
-        raise ValueError(f"Expected a PNG with a recipe in it, {wanted}. {todo}") from error
-    got, kinds = type(recipe).__name__, {"call": dict, "network": dict, "steps": int}
-    if isinstance(recipe, dict):
-        found = {part: type(recipe[part]) if part in recipe else None for part in kinds}
-        if found == kinds and recipe["steps"] > 0:
-            return recipe
-        got = ", ".join(f"{part}: {'none' if kind is None else kind.__name__}" for part, kind in found.items())
-    wanted = "a recipe of call: dict, network: dict, and steps: int, of at least 1"
-    raise ValueError(f"Expected {wanted}, got {got} in {str(path)!r}. Take a file that save_image wrote.")
-
-
-def from_stranger(recipe: Mapping[str, Any], folder: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what a recipe asks for, fit to be done whoever wrote it: arguments for `paint`, and for the extractor.
-
-    Of files it takes the bare names, and looks for them in `folder` (if it is given) and in `images/` only. It names no
-    weights but "imagenet" or none. What would take long is clipped: the size at 1024, the steps at 150, scales at 4;
-    tiles are used where the memory asks for it.
-
-    Raises:
-        FileNotFoundError: If there is no such picture in these folders.
-        ValueError: If the recipe asks for anything else.
-    """
-    call, network = dict(recipe["call"]), dict(recipe["network"])
-    known = {"content", "style", "size", "enlarge", "start", *(field.name for field in dataclasses.fields(Settings))}
-    for key in call:
-        check_name(key, known, "argument", " of a recipe")
-    for key in network:
-        check_name(key, inspect.signature(build_feature_extractor).parameters, "argument", " of a recipe's network")
-    if network.get("weights", "imagenet") not in ("imagenet", None):
-        raise ValueError(f"Expected a recipe's weights to be 'imagenet' or None, got {network['weights']!r}.")
-
-    def there(name, kind):
-        if not isinstance(name, str):
-            raise ValueError(f"Expected a recipe to name a picture's file, got {name!r:.80}.")
-        name = PureWindowsPath(name).name  # without folders and drives, / or \
-        folders = [] if folder is None else [_expanded(folder)]
-        folders += sorted(filter(Path.is_dir, IMAGES.iterdir()), key=lambda each: (each.name != kind, each.name))
-        for path in (each / name for each in folders):
-            with suppress(OSError, ValueError):  # too long a name, or a zero in it
-                if path.is_file():
-                    return str(path)
-        places = ", ".join(map(str, folders))
-        raise FileNotFoundError(f"There is no picture {name[:100]!r} in {places}. Give from_stranger its folder.")
-
-    def clipped(asked, most):
-        return min(asked, most) if isinstance(asked, Real) and not isinstance(asked, bool) else asked
-
-    def style(asked):
-        asked = dict(asked) if isinstance(asked, Mapping) else {"image": asked}
-        kinds = {"image": "style", "mask": "masks", "image_mask": "masks"}
-        named = ["image", *(key for key in kinds if asked.get(key) is not None)]
-        asked |= {key: there(asked.get(key), kinds[key]) for key in named}
-        return asked | {"scale": clipped(asked.get("scale", 1.0), 4)}
-
-    styles = call.get("style")
-    call |= {"content": there(call.get("content"), "content")}
-    call |= {"style": list(map(style, styles[:8])) if isinstance(styles, list) else style(styles)}
-    call |= {"start": there(call["start"], "content")} if call.get("start") is not None else {}
-    for key, most in (("size", 1024), ("steps", 150)):
-        call |= {key: clipped(call[key], most)} if key in call else {}
-    return call | {"tile_size": "auto"}, network
+        got = f"{str(path)!r}, which has none that is whole"
+        raise ValueError(f"Expected a PNG with a recipe, as save_image writes it, got {got}. {todo}") from error
+    return recipe
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
@@ -1638,33 +1522,41 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
 
     Args:
         frames: Each RGB in [0, 1], shape `(1, height, width, 3)`; all brought to the last one's size, 288 pixels at most.
+            Where they would be more than the 50 a second that browsers show, some are left out, evenly.
         path: The file, ending in .webp (16 million colours) or .gif (256). Makes its folder; replaces a file.
         seconds: How long the frames before the last one take in all.
     Raises:
         ValueError: If there is no frame, the ending is another, or `seconds` is not above 0.
     """
-    path, ending = _expanded(path), Path(path).suffix.lower()
+    ending = Path(path).suffix.lower()
     _check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
     if len(frames) == 0 or ending not in (".webp", ".gif"):
-        got = f"{len(frames)} frames and {path.name!r}"
+        got = f"{len(frames)} frames and {Path(path).name!r}"
         raise ValueError(f"Expected one or more frames and a file name ending in .webp or .gif, got {got}.")
-    pictures = [_as_picture(check_image(frame, "a frame")) for frame in frames]
+    number = min(len(frames) - 1, int(50 * seconds))  # without the last
+    chosen = [*np.linspace(0, len(frames) - 2, number).round().astype(int), -1]
+    ends = np.linspace(0, 100 * seconds, number + 1).round()  # in hundredths of a second, as GIF counts
+    times = [*np.diff(10 * ends).astype(int).tolist(), 2000]
+    pictures = [_as_picture(check_image(frames[index], "a frame")) for index in chosen]
     pictures[-1].thumbnail((288, 288))
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
-    times = [round(1000 * seconds / max(1, len(others)))] * len(others) + [2000]
     options = {"append_images": others, "duration": times, "loop": 0, "quality": 60}  # GIF has no quality
     return _write(path, lambda file: first.save(file, ending[1:], save_all=True, **options))
 
 
 def show_animation(path: str | Path, caption: str) -> None:
     """Shows an animated file in the notebook, and keeps a copy of it there."""
-    data, text = base64.b64encode(Path(path).read_bytes()).decode(), html.escape(caption)
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    text = html.escape(caption)
     source = f"data:image/{Path(path).suffix[1:].lower()};base64,{data}"
     picture = f'<img src="{source}" alt="{text}"><figcaption><i>{text}</i></figcaption>'
     display(HTML(f'<figure style="margin: 0">{picture}</figure>'))
 
 
 # --- The panel -------------------------------------------------------------------------------
+_panel = None  # what halts the run of the one that was shown last
+
+
 def show_panel(paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int = 256) -> None:
     """Shows a panel of widgets that calls the notebook's `paint`; where nobody watches, a sentence on it instead.
 
@@ -1672,155 +1564,84 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     """
     global _panel
     if not is_live():
-        where = "in a notebook that is open in JupyterLab, Notebook 7 or VS Code and in which this cell is run"
-        what = "sliders, a live picture, and the buttons Run, Stop and Save"
         code = 'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)'
-        print(f"Here is a panel {where}: {what}. Without it: {code}")
+        print(f"In JupyterLab, Notebook 7 and VS Code, this cell shows a panel to paint with. Without it: {code}")
         return
+    import ipywidgets as widgets  # takes a while, and is needed here only
+
     if _panel is not None:
-        _panel.halt.set()  # no run goes on behind a panel that is no longer there
-    _panel = _Panel(paint, settings, extractor, size)
-    display(_panel.box)
+        _panel.set()  # no run goes on behind a panel that is no longer there
+    _panel = halt = threading.Event()
+    wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
+    choices = {kind: [path.name for path in find_images(IMAGES / kind)] for kind in ("content", "style")}
+    choices["size"] = sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size})
+    lists = [widgets.Dropdown(options=options, description=name, **wide) for name, options in choices.items()]
+    lists[2].value = size
+    sliders = []
+    for (name, value), (low, high) in zip(settings.weights.items(), ((-2, 2), (0, 4), (-2, 2))):  # powers of 10
+        words = {"description": f"{name} weight", "readout_format": ".3g"}
+        sliders.append(widgets.FloatLogSlider(value, min=low, max=high, **words, **wide))
+    run = widgets.Button(description="Run", icon="play")
+    stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+    save = widgets.Button(description="Save", icon="save", disabled=True)
+    picture = widgets.Image(format="jpeg", value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
+    bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
+    says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
+    call = widgets.HTML()
+    made = None
+    shown = 0.0
 
-
-def _names(kind: str) -> list[str]:
-    return [path.name for path in find_images(IMAGES / kind)]
-
-
-class _Panel:
-    """The panel: what is chosen, the run in the background, and its picture."""
-
-    def __init__(self, paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int):
-        import ipywidgets as widgets  # takes a while, and is needed here only
-
-        self._paint, self._settings, self._first, self._made = paint, settings, extractor, None
-        self._networks, self.halt = {extractor.model: extractor}, threading.Event()
-        wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
-        lists: dict[str, Any] = {kind: _names(kind) for kind in ("content", "style")}
-        lists |= {"size": sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size}), "network": list(MODELS)}
-        lists["style loss"] = STYLE_LOSSES
-        lists["keep colours"] = {"no: the painting's": "painting", "matched": "matched", "luminance only": "luminance"}
-        self.choices = {name: widgets.Dropdown(options=lists[name], description=name, **wide) for name in lists}
-        first = {"size": size, "network": extractor.model, "style loss": settings.style_loss}
-        for name, value in (first | {"keep colours": settings.colours}).items():
-            self.choices[name].value = value
-        content, style, *others = self.choices.values()
-        photograph, painting = (
-            widgets.FileUpload(accept="image/*", description=f"Upload a {what}", layout=wide["layout"])
-            for what in ("photograph", "painting")
-        )
-        self.enlarge = widgets.Checkbox(description="enlarge a photograph that is smaller", indent=False, **wide)
-        self.weights = {}
-        for (name, value), (low, high) in zip(settings.weights.items(), ((-2, 2), (0, 4), (-2, 2))):  # powers of 10
-            words = {"description": f"{name} weight", "readout_format": ".3g"}
-            self.weights[name] = widgets.FloatLogSlider(value, min=low, max=high, **words, **wide)
-        self.run, self.stop, self.save = (
-            widgets.Button(description=name, icon=icon, disabled=name != "Run")
-            for name, icon in (("Run", "play"), ("Stop", "stop"), ("Save", "save"))
-        )
-        self.picture, self.bar = widgets.Image(format="jpeg"), widgets.FloatProgress(max=1)
-        self.says, self.call = widgets.HTML("Choose, and press Run."), widgets.HTML()
-        for widget in (self.picture, self.bar, self.says):
-            widget.layout.width = "512px"
-        buttons = widgets.HBox([self.run, self.stop, self.save])
-        above = [content, photograph, style, painting, *others, self.enlarge]
-        left = widgets.VBox([*above, *self.weights.values(), buttons])
-        right = widgets.VBox([self.picture, self.bar, self.says], layout={"min_width": "540px"})
-        self.box = widgets.VBox([widgets.HBox([left, right]), self.call]).add_class("nst-panel")
-        self.run.on_click(self._on_run)
-        self.stop.on_click(lambda _: self.halt.set())
-        self.save.on_click(self._on_save)
-        photograph.observe(functools.partial(self._on_upload, "content"), "value")
-        painting.observe(functools.partial(self._on_upload, "style"), "value")
-        content.observe(self._on_content, "value")
-        self._on_content()
-
-    def _say(self, text: str) -> None:
-        self.says.value = html.escape(text)
-
-    @contextmanager
-    def _errors_shown(self, what: str = ""):
-        """Says what goes wrong in a block: in a callback or a thread it would be lost."""
-        try:
-            yield
-        except Exception as error:
-            self._say(f"{what}{type(error).__name__}: {error}")
-
-    def _on_content(self, _: Any = None) -> None:
-        with self._errors_shown():
-            if (name := self.choices["content"].value) and not self.run.disabled:
-                self.picture.value = _encoded(load_image(IMAGES / "content" / name))
-
-    def _on_upload(self, kind: str, change: Mapping[str, Any]) -> None:
-        for file in change["new"]:
-            with self._errors_shown(f"{file['name']} was not taken: "):
-                name = keep_upload(IMAGES / kind, file["name"], bytes(file["content"]))
-                self.choices[kind].options = _names(kind)
-                self.choices[kind].value = name
-                self._say(f"{name} is in images/{kind}/ now.")
-
-    def _on_run(self, _: Any) -> None:
-        if self.run.disabled:  # the second click of two
-            return
-        self.run.disabled, self.stop.disabled, self.save.disabled, self.bar.value = True, False, True, 0.0
-        self.halt.clear()
-        content, style, size, model, style_loss, colours = (choice.value for choice in self.choices.values())
-        changes = {f"{name}_weight": float(f"{slider.value:.3g}") for name, slider in self.weights.items()}
-        changes |= {"style_loss": style_loss, "colours": colours}
-        self._settings = dataclasses.replace(self._settings, **changes)
-        told = {"size": size, **({"enlarge": True} if self.enlarge.value else {}), **changes}
-        words = [repr(content), repr(style), *(f"{name}={value!r}" for name, value in told.items())]
-        if model != self._first.model:
-            words.append(f"extractor=nst.build_feature_extractor({model!r}, precision='auto')")
-        self.call.value = f"<code>image, history, recipe = paint({html.escape(', '.join(words))})</code>"
-        threading.Thread(target=self._work, args=(content, style, size, model), daemon=True).start()
-
-    def _work(self, content: str, style: str, size: int, model: str) -> None:
+    def work(content, style, how):
         """Paints; runs in a thread, so that the buttons answer meanwhile."""
-        with self._errors_shown():
-            self._say("Preparing the network ...")
-            if model not in self._networks:
-                same = {"pooling": self._first.pooling, "precision": self._first.precision}
-                self._networks[model] = build_feature_extractor(model, **same)
-            network, self._next = self._networks[model], 0.0
-            how = {"size": size, "enlarge": self.enlarge.value}
-            how |= {"extractor": network, "callback": self._watch, "quiet": True}
-            self._made = self._paint(content, style, **how, **dataclasses.asdict(self._settings))
-            image, history, _ = self._made
-            self.picture.value, self.bar.value = _encoded(image), 1.0
-            ended = f"{'Stopped' if self.halt.is_set() else 'Done'} after {len(history['total'])} steps"
-            used = f" {model.upper()}'s weights could not be had: {network.model.upper()} stood in."
-            losses = f"total loss {history['total'][-1]:.4g}.{used if network.model != model else ''}"
-            self._say(f"{ended} and {duration(history['seconds'][-1])}; {losses}")
-        self.run.disabled, self.stop.disabled, self.save.disabled = False, True, self._made is None
+        nonlocal made
+        try:
+            made = paint(content, style, extractor=extractor, callback=watch, quiet=True, **how)
+            image, history, _ = made
+            picture.value = _encoded(image)
+            bar.value = 1.0
+            ended = f"{'Stopped' if halt.is_set() else 'Done'} after {len(history['total'])} steps"
+            says.value = f"{ended} and {duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
+        except Exception as error:  # would be lost in a thread
+            says.value = html.escape(f"{type(error).__name__}: {error}")
+        run.disabled = False
+        stop.disabled = True
+        save.disabled = made is None
 
-    def _watch(self, now: Step) -> bool:
-        """The observer of a run: refreshes the picture, and stops the run if the button was pressed."""
-        start = time.perf_counter()
-        if start > self._next:
-            self.bar.value, self.picture.value = now.done, _encoded(now.image)
-            self._say(str(now))
-            self._next = time.perf_counter() + max(0.3, 50 * (time.perf_counter() - start))
-        return not self.halt.is_set()
+    def watch(now):
+        """Refreshes the picture twice a second, and stops the run if the button was pressed."""
+        nonlocal shown
+        if time.perf_counter() > shown + 0.5:
+            bar.value = now.done
+            picture.value = _encoded(now.image)
+            says.value = str(now)
+            shown = time.perf_counter()
+        return not halt.is_set()
 
-    def _on_save(self, _: Any) -> None:
-        with self._errors_shown("Not saved: "):
-            image, _, recipe = self._made
-            self._say(f"Saved: {save_result(image, recipe).as_posix()}")
+    def on_run(_):
+        if run.disabled:  # the second click of two
+            return
+        run.disabled = save.disabled = True
+        stop.disabled = False
+        halt.clear()
+        says.value = "Preparing ..."
+        content, style, side = (choice.value for choice in lists)
+        how = {"size": side}
+        for name, slider in zip(settings.weights, sliders):
+            how[f"{name}_weight"] = float(f"{slider.value:.3g}")
+        told = ", ".join([repr(content), repr(style), *(f"{name}={value!r}" for name, value in how.items())])
+        call.value = f"<code>image, history, recipe = paint({html.escape(told)})</code>"
+        how = dataclasses.asdict(settings) | how
+        threading.Thread(target=work, args=(content, style, how), daemon=True).start()
 
+    def on_save(_):
+        try:
+            says.value = f"Saved: {html.escape(save_result(made[0], made[2]).as_posix())}"
+        except Exception as error:
+            says.value = html.escape(f"Not saved: {error}")
 
-def keep_upload(folder: Path, name: str, content: bytes) -> str:
-    """Writes an upload into a folder and returns its name there; ValueError or OSError, and no file, if no picture.
-
-    What any system would not take in a name is replaced, and a number added to one that is there.
-    """
-    _decoded(Path(name or "upload"), content=content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        kind = Image.open(io.BytesIO(content)).format
-    given = Path(name.replace("\\", "/"))
-    kinds = Image.registered_extensions()
-    endings = (given.suffix, f".{kind.lower()}", *(end for end in kinds if end and kinds[end] == kind), ".png")
-    ending = next(end for end in endings if kinds.get(end.lower()) in Image.OPEN)  # else it would not be listed
-    path = folder / f"{_portable(given.stem, 100) or 'upload'}{ending}"
-    return _write(path, lambda file: file.write(content), lambda path: False).name
+    run.on_click(on_run)
+    stop.on_click(lambda _: halt.set())
+    save.on_click(on_save)
+    left = widgets.VBox([*lists, *sliders, widgets.HBox([run, stop, save])])
+    right = widgets.VBox([picture, bar, says], layout={"min_width": "540px"})
+    display(widgets.VBox([widgets.HBox([left, right]), call]).add_class("nst-panel"))
