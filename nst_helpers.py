@@ -10,9 +10,9 @@ import base64
 import dataclasses
 import datetime
 import functools
-import glob
 import hashlib
 import html
+import inspect
 import io
 import itertools
 import json
@@ -32,7 +32,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +88,7 @@ HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
+STYLE_LOSSES = ("gram", "wasserstein")
 _BROKEN = (
     "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
 )
@@ -103,16 +104,17 @@ class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
     content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
-    style_weight: float = 15.0  # the same for the style loss
-    tv_weight: float = 1.5  # the same for the total variation
+    style_weight: float = 60.0  # the same for the style loss
+    tv_weight: float = 2.0  # the same for the total variation
     photograph_share: float = 0.25  # of the content loss; the rest goes to the painting's neighbours
-    steps: int = 7  # at full size (smaller sizes get more)
+    steps: int = 8  # at full size (smaller sizes get more)
     coarsest: int = 64  # the longest side to begin at, in pixels
     colours: str = "painting"  # whose, one of COLOURINGS
     optimizer: str = "lbfgs"  # one of OPTIMIZERS
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
-    content_layer: str | None = None  # the layer that stands for content; None: the extractor's own
-    style_layers: Mapping[str, float] | None = None  # weights by layers; None: the extractor's own
+    style_loss: str = "wasserstein"  # how styles are compared, one of STYLE_LOSSES
+    content_layer: str = "block4_conv2"  # the layer that stands for content
+    style_layers: Mapping[str, float] = field(default_factory=lambda: _VGG)  # the weights of those that stand for style
     tile_size: int | str | None = "auto"  # in pixels; None: never in tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
@@ -128,8 +130,12 @@ class Settings:
         if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
             wanted = "between 0 (neighbours only) and 1 (the photograph only)"
             raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
-        if self.style_layers is not None:
-            check_weights(self.style_layers, "style_layers")
+        check_name(self.style_loss, STYLE_LOSSES, "style loss")
+        check_weights(self.style_layers, "style_layers")
+
+    def replace(self, **changes: Any) -> "Settings":
+        """The same settings but for the changes, checked."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -338,6 +344,11 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
         raise ValueError(f"Expected a mask in which white (255) counts and black (0) does not, got {got}. {todo}")
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
+
+
+def size_at(image: Any, scale: float) -> tuple[int, int]:
+    """The width and height of an image, scaled."""
+    return tuple(max(1, round(scale * side)) for side in (image.shape[2], image.shape[1]))
 
 
 def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
@@ -576,9 +587,8 @@ class Network(NamedTuple):
 
 _ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 # The first convolution of each block; in ResNet50 the last activation at each resolution, which has seen all blocks.
-_VGG = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
-_RESNET = {"conv1_relu": 256.0, "conv2_block3_out": 64.0, "conv3_block4_out": 16.0, "conv4_block6_out": 4.0}
-_RESNET["conv5_block3_out"] = 1.0
+_VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
+_RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 MODELS = {  # by the names that `MODEL` takes
     "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
     "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
@@ -637,6 +647,7 @@ class FeatureExtractor:
     precision: str  # "float32" or "bfloat16": what the network computes in, and its feature maps
     smooth: bool  # whether the feature maps are smoothed
     asked: tuple[str, str]  # the model and the precision that were asked for
+    temperatures: Mapping[str, Any] | None = None  # what smoothed feature maps are divided by; None: each image's own
 
     def __post_init__(self) -> None:
         self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
@@ -649,21 +660,21 @@ class FeatureExtractor:
         self.strides = {name: strides[name] for name in self.layers}
         self.stride = max(strides.values())
         # The halo is what has to be seen around a tile. A 3 x 3 convolution looks one position of the map before it
-        # further, to either side. Before VGG16's block5_conv1 there are 2, 2, 3 and 3 of them at the strides 1, 2, 4
-        # and 8; with its own, at 16, it sees 2 + 4 + 12 + 24 + 16 = 58 pixels beyond its own 16 (132 in all).
+        # further, to either side. Up to VGG16's block4_conv2 there are 2, 2, 3 and 2 of them at the strides 1, 2, 4
+        # and 8, so it sees 2 + 4 + 12 + 16 = 34 pixels beyond its own 8 (76 in all).
         beyond = 0
         for layer in self.network.layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
                 beyond += (side - 1) // 2 * strides[layer.name] // layer.strides[0]
-        self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 64
+        self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 40
 
-    def __call__(self, image: Any, temperatures: Mapping[str, Any] | None = None) -> dict[str, tf.Tensor]:
+    def __call__(self, image: Any) -> dict[str, tf.Tensor]:
         """Returns an RGB image's feature maps by layer, each `(1, height, width, channels)`, of the type `precision`.
 
         Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
         side; a compiled function checks the shape only. Smoothed maps are exp(F / T), in float32, of each map F, with
-        its temperature T, by default of this image: in residual networks a few large values outweigh all others.
+        its temperature T (see `tuned_to`): in residual networks a few large values outweigh all others.
         (Wang, Li & Vasconcelos, arXiv 2104.05623, divide by the sum of all, too, which ties all positions together.)
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
@@ -675,16 +686,18 @@ class FeatureExtractor:
         features = self._computed(image)
         if not self.smooth:
             return features
-        temperatures = temperatures or self.temperatures([image])
+        temperatures = self.temperatures or self._temperatures_of([image])
         return {layer: tf.exp(tf.cast(F, tf.float32) / temperatures[layer]) for layer, F in features.items()}
 
     def _computed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         return self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
 
-    def temperatures(self, images: Sequence[Any]) -> dict[str, Any]:
-        """Returns what to smooth feature maps with, by layer: a third of the largest value in these images, or 1."""
-        if not self.smooth:
-            return {}
+    def tuned_to(self, images: Sequence[Any]) -> "FeatureExtractor":
+        """The same extractor; or, if it smooths, one whose temperatures suit all of these images."""
+        return dataclasses.replace(self, temperatures=self._temperatures_of(images)) if self.smooth else self
+
+    def _temperatures_of(self, images: Sequence[Any]) -> dict[str, Any]:
+        """By layer, a third of the largest value in these images, but 1 at least."""
         found = dict.fromkeys(self.layers, 1.0)
         for image in images:
             for layer, features in self._computed(resized(image, min(1, 512 / max(image.shape[1:3])))).items():
@@ -699,7 +712,7 @@ class FeatureExtractor:
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
-        for layer in (settings.content_layer or self.content_layer, *(settings.style_layers or ())):
+        for layer in (settings.content_layer, *settings.style_layers):
             check_name(layer, self.layers, "layer", " of this extractor (name others when building it)")
 
     def __repr__(self) -> str:
@@ -707,17 +720,6 @@ class FeatureExtractor:
         parts = [self.model.upper(), f"{weights} weights", f"{self.pooling} pooling", self.precision]
         parts += ["smoothed activations"] if self.smooth else []
         return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
-
-
-def tile_for(
-    tile_size: int | str | None, extractor: FeatureExtractor, image: Any, styles: Sequence["Style"] = ()
-) -> int | None:
-    """Returns the size of the tiles to paint an image in (None: no tiles); "auto" is 768 where memory is short."""
-    if tile_size != "auto":
-        return tile_size
-    free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
-    needed = [extractor.memory(image), *(style.scale**2 * extractor.memory(style.image) for style in styles)]
-    return 768 if max(needed) > 0.7 * free else None
 
 
 def build_feature_extractor(
@@ -914,10 +916,13 @@ def reach(styles: Sequence[Style]) -> np.ndarray | None:
     return soft(soft(np.minimum(covered, 1))).numpy()
 
 
-def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None) -> Callable:
-    """Turns a function from an image to losses and gradient into one that sees the plain picture outside `reach`."""
+def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: int) -> Callable:
+    """Turns a function from a framed image to losses and gradient into one that sees `plain` outside of `reach`."""
     if reach is None:
         return evaluate
+    size = plain.shape[1:3]
+    plain = framed(plain, stride)
+    reach = framed(tf.image.resize(reach, size, "area"), stride)
 
     def evaluate_within(image):
         losses, gradient = evaluate(plain + reach * (image - plain))
@@ -926,10 +931,8 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None) -> Calla
     return evaluate_within
 
 
-def remark(styles: Sequence[Style], content: Any, reach: np.ndarray | None, quiet: bool = False) -> None:
+def remark(styles: Sequence[Style], content: Any, reach: np.ndarray | None) -> None:
     """Says what may surprise: how much of the picture stays as it is, and paintings with too few pixels."""
-    if quiet:
-        return
     if reach is not None:
         print(f"{np.mean(reach < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
     for style in styles:
@@ -985,20 +988,30 @@ class Palette(NamedTuple):
     finish: Callable[[Any], np.ndarray]
 
 
-def prepare_colours(content: Any, start: Any, styles: Sequence[Style], colours: str) -> Palette:
-    """Prepares the pictures for one of `COLOURINGS`: the styles matched to the photograph, or all in grey.
+def prepared(content_image: Any, start: Any, style: Any, settings: Settings, quiet: bool = False) -> Palette:
+    """Checks what is to be painted, and prepares its colours: the styles matched to the photograph, or all in grey.
 
     Where all paintings are grey then, so is the picture. What no mask covers is put back as it was in the photograph.
+    Unless it is `quiet`, it says how much that is, and which painting has too few pixels. Raises ValueError if anything
+    is not as `stylize` expects it.
     """
-    photograph, where, colour = content, reach(styles), np.asarray
-    if colours == "luminance":
-        colour = functools.partial(with_luminance, content)
-        content, start = grey(content), grey(start)
+    photograph = check_image(content_image, "content_image")
+    content = photograph
+    start = photograph if start is None else check_image(start, "start")
+    styles = as_styles(style, photograph)
+    where = reach(styles)
+    colour = np.asarray
+    if not quiet:
+        remark(styles, photograph, where)
+    if settings.colours == "luminance":
+        colour = functools.partial(with_luminance, photograph)
+        content = grey(content)
+        start = grey(start)
         styles = [style._replace(image=grey(style.image)) for style in styles]
-    if colours != "painting":
-        matched = lambda style: match_colours(style.image, content, style.mask, style.image_mask)
-        styles = [style._replace(image=matched(style)) for style in styles]
-    if colours != "luminance" and all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles):
+    if settings.colours != "painting":
+        images = [match_colours(style.image, content, style.mask, style.image_mask) for style in styles]
+        styles = [style._replace(image=image) for style, image in zip(styles, images)]
+    if settings.colours != "luminance" and all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles):
         colour = grey
 
     def finish(image):
@@ -1009,11 +1022,20 @@ def prepare_colours(content: Any, start: Any, styles: Sequence[Style], colours: 
         share = tf.image.resize(where, image.shape[1:3], "area")
         return tf.clip_by_value(plain + share * (image - plain), 0, 1).numpy()
 
-    return Palette(content, start, list(styles), where, finish)
+    return Palette(content, resized(start, content.shape[1:3]).numpy(), styles, where, finish)
 
 
 # --- Frames and tiles ------------------------------------------------------------------------
 _MARGIN = 8  # pixels at least, on each side
+
+
+def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: Palette) -> int | None:
+    """Returns the size of the tiles to paint in (None: no tiles); "auto" is 768 where memory is short."""
+    if tile_size != "auto":
+        return tile_size
+    free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
+    needed = [style.scale**2 * extractor.memory(style.image) for style in palette.styles]
+    return 768 if max(extractor.memory(palette.content), *needed) > 0.7 * free else None
 
 
 def framed(image: Any, stride: int) -> tf.Tensor:
@@ -1113,6 +1135,14 @@ class Views:
             raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
         return guide / covered
 
+    def inside(self, mask: np.ndarray | None, stride: int) -> np.ndarray:
+        """Where a mask is at least half as large as anywhere, at the positions of a map; None: everywhere."""
+        shape = [side // stride for side in self.image.shape[1:3]]
+        if mask is None:
+            return np.ones((1, *shape, 1), bool)
+        mean = tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
+        return mean >= mean.max() / 2
+
     def owners(self, masks: Sequence[np.ndarray | None], stride: int) -> np.ndarray:
         """Which of some masks is the largest at each position of a map, `(1, height, width, 1)`, from 0."""
         shape = [side // stride for side in self.image.shape[1:3]]
@@ -1120,8 +1150,10 @@ class Views:
             return np.zeros((1, *shape, 1), np.int64)
         means = []
         for mask in masks:
-            mask = np.ones((1, 1, 1, 1), np.float32) if mask is None else framed(mask, self.extractor.stride)
-            means.append(tf.image.resize(mask, shape, "area").numpy())
+            if mask is None:
+                means.append(np.ones((1, *shape, 1), np.float32))
+            else:
+                means.append(tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy())
         return np.argmax(means, axis=0)
 
 
@@ -1232,21 +1264,31 @@ class Checkpoint:
 
     Args:
         path: Its name, usually ending in .npz. A finished run removes it. None: nothing is kept.
-        made_of: All that the picture depends on, arrays or what `str` tells apart. A file of other things is a ValueError,
-            as is one that is no checkpoint or damaged.
+        palette, settings, extractor: What the picture depends on.
     Attributes:
         picture, history: What the file held; None and {} if there is none.
+    Raises:
+        ValueError: If the file is no checkpoint, damaged, or of a run with other settings, pictures or network.
+        OSError: If nothing can be written there.
     """
 
-    def __init__(self, path: str | Path | None, made_of: Mapping[str, Any]):
-        self.path = None if path is None else Path(path).expanduser().absolute()
-        self.picture, self.history = None, {}
+    def __init__(
+        self, path: str | Path | None, palette: Palette, settings: Settings, extractor: FeatureExtractor
+    ):  # fmt: skip
+        self.path = None if path is None else _expanded(path).absolute()
+        self.picture = None
+        self.history: dict[str, Any] = {}
         if self.path is None:
             return
+        made_of = dataclasses.asdict(settings) | {"network": extractor, "photograph": palette.content}
+        made_of["start"] = palette.start
+        for number, style in enumerate(palette.styles, 1):
+            made_of |= {f"{name} of style {number}": value for name, value in style._asdict().items()}
         self._made_of = {}
         for name, value in made_of.items():
-            plain = f"{value.shape} {value.dtype}".encode() + value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()
-            self._made_of[name] = hashlib.sha256(plain).hexdigest()
+            digest = hashlib.sha256(str(np.shape(value)).encode())
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else str(value).encode())
+            self._made_of[name] = digest.hexdigest()
         check_folder(self.path.parent)
         if not self.path.exists():
             return
@@ -1258,7 +1300,8 @@ class Checkpoint:
         except Exception as error:  # what is raised depends on where it is damaged
             todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
             raise ValueError(f"Expected a checkpoint, got {str(self.path)!r}, which is none, or damaged. {todo}") from error
-        others = [name for name, value in self._made_of.items() if found.get(name) != value]
+        names = [*self._made_of, *(found.keys() - self._made_of.keys())]
+        others = [name for name in names if found.get(name) != self._made_of.get(name)]
         if others:
             todo = "Delete it to begin anew, or name another file."
             raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}")
@@ -1368,25 +1411,28 @@ class Run:
         work = [width * height for width, height, steps in self._plan for _ in range(steps + 1)]
         return sum(work[: len(self.history["total"])]) / sum(work)
 
-    def expect(self, trial: Callable[[int], tuple[Callable, Any]], extractor: FeatureExtractor, tile: int | None) -> None:
+    def expect(self, trial: Callable[[int], Callable], extractor: FeatureExtractor, tile: int | None) -> None:
         """Says how long the run will take and how much memory it needs.
 
-        `trial(n)` returns the n-th size's function to evaluate and a picture to try it on; it is called for the largest
-        size of some 256 pixels at most, and the others are estimated from it.
+        `trial(n)` returns the function to minimise at the n-th size. One of some 256 pixels is tried, and from it the
+        others are estimated.
         """
         if self._quiet:
             return
         number = max(n for n, (width, height, _) in enumerate(self._plan) if n == 0 or max(width, height) < 400)
+        width, height, _ = self._plan[number]
         start = time.perf_counter()
-        evaluate, image = trial(number)
+        evaluate = trial(number)
         built = time.perf_counter() - start
+        image = framed(np.full((1, height, width, 3), 0.5, np.float32), extractor.stride)
         evaluate(image)  # compiles
         start = time.perf_counter()
-        evaluate(image)
+        evaluate(image)[1].numpy()
         each = time.perf_counter() - start
-        width, height, _ = self._plan[number]
         for wide, high, steps in self._plan:
             times = wide * high / (width * height)
+            if tile and max(wide, high) > tile:
+                times *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2  # forward twice, and the halo
             self._expected += times * ((steps + 1) * each + built)
         self._expected *= 1 - self.done()
         picture = np.broadcast_to(0, (1, high, wide, 3))
