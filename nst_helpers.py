@@ -509,38 +509,32 @@ def show_images(
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
-    """Plots a history as `stylize` returns it (ValueError if it is empty), on logarithmic axes: the total and its parts,
-    each times its weight, and what each layer adds to the style loss."""
-    if missing := [name for name in ("size", "total", *weights) if not len(history.get(name, ()))]:
+    """Plots a history as `stylize` returns it (ValueError if it is empty): the total loss and its weighted parts."""
+    missing = [name for name in ("size", "total", *weights) if not len(history.get(name, ()))]
+    if missing:
         raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
-    alt = "Two plots of losses against steps: the total and its three parts; what each layer adds to style"
+    alt = "A plot of the total loss and its three parts against the steps"
     display(DisplayedImage(_rendered(_curves(history, weights), "png"), format="png", alt=alt))
 
 
 def _curves(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
-    """Draws the losses: at the left the total and its parts, at the right the layers' parts."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
-    left.set(ylabel="loss", title="The total loss, and what each part adds to it")
-    left.plot(history["total"], color="black", linestyle="-", linewidth=2, label="total")
-    left.set_prop_cycle(_LOOKS)
+    """Draws the total loss and its parts, each times its weight, on a logarithmic axis."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(history["total"], color="black", linestyle="-", linewidth=2, label="total")
+    axis.set_prop_cycle(_LOOKS)
     for name, weight in weights.items():
-        left.plot(np.multiply(history[name], weight), label=f"{weight:g} × {name}")
-    left.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss begins at 0
-    right.set(title="The style loss, and what each layer adds to it")
-    right.set_prop_cycle(_LOOKS)
-    for name, values in history.get("layers", {}).items():
-        right.plot(values, label=name)
+        axis.plot(np.multiply(history[name], weight), label=f"{weight:g} × {name}")
+    axis.set(xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it")
+    axis.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
     sizes = history["size"]
     starts = [0, *(step for step in range(1, len(sizes)) if sizes[step] != sizes[step - 1])]
-    for axis in (left, right):
-        axis.set(xlabel="step", yscale="log")
-        for step in starts if len(starts) > 1 else []:
-            axis.axvline(step, color="grey", linewidth=0.8)
-            place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
-            axis.text(step, 0.97, f"{sizes[step]:g} pixels", **place)
-        axis.grid(alpha=0.3)
-        axis.legend(**_BESIDE)
+    for step in starts if len(starts) > 1 else []:
+        axis.axvline(step, color="grey", linewidth=0.8)
+        place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
+        axis.text(step, 0.97, f"{sizes[step]:g} pixels", **place)
+    axis.grid(alpha=0.3)
+    axis.legend(**_BESIDE)
     return figure
 
 
@@ -1196,7 +1190,7 @@ def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: 
         with tf.GradientTape() as tape:
             tape.watch([image, measures])
             losses = losses_of(image, measures, goal)
-        gradient, slopes = tape.gradient(losses["total"], [image, measures])
+        gradient, slopes = tape.gradient(losses["total"], [image, measures], unconnected_gradients="zero")
         gradient = gradient.numpy()  # so far that of the total variation
         for tile, part in zip(tiles, parts):
             tile.of(gradient)[:] += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
@@ -1299,7 +1293,9 @@ class Checkpoint:
                 history, found = about["history"], about["made_of"]
         except Exception as error:  # what is raised depends on where it is damaged
             todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
-            raise ValueError(f"Expected a checkpoint, got {str(self.path)!r}, which is none, or damaged. {todo}") from error
+            raise ValueError(
+                f"Expected a checkpoint, got {str(self.path)!r}, which is none, or damaged. {todo}"
+            ) from error
         names = [*self._made_of, *(found.keys() - self._made_of.keys())]
         others = [name for name in names if found.get(name) != self._made_of.get(name)]
         if others:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import nst_helpers as nst  # noqa: E402
 
-STYLE_LAYERS = {f"block{block}_conv1": 4.0 ** (5 - block) for block in range(1, 6)}
+STYLE_LAYERS = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
 CONTENT_LAYER = "block4_conv2"
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -57,6 +57,7 @@ def defined_in(notebook, extractor):
     name = "<cells of the notebook>"  # a file of this name, so that tracebacks show the source
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     defined = ModuleType("cells")  # to change a name in it is to change it for the functions
+    defined.source = source
     exec(compile(source, name, "exec"), vars(defined))
     defined.MODEL, defined.PRECISION = extractor.asked
     defined.extractor = extractor

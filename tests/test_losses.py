@@ -44,22 +44,23 @@ def test_content_loss_is_relative(defined, random):
 
 
 def test_style_loss_by_hand(defined):
-    features = {"a": tf.constant([[[[2.0]]]]), "b": tf.constant([[[[3.0]]]])}  # Gram matrices 4 and 9
-    grams = {"a": tf.constant([[2.0]]), "b": tf.constant([[3.0]])}
+    grams = [tf.constant([[4.0]]), tf.constant([[9.0]])]
+    wanted = [tf.constant([[2.0]]), tf.constant([[3.0]])]
     # errors (4 - 2)^2 / 2^2 = 1 and (9 - 3)^2 / 3^2 = 4, weighted 3 : 1
-    assert float(defined.style_loss(features, grams, {"a": 3.0, "b": 1.0})) == pytest.approx((3 * 1 + 1 * 4) / 4)
+    assert float(defined.style_loss(grams, wanted, [0.75, 0.25])) == pytest.approx(0.75 * 1 + 0.25 * 4)
 
 
-def test_style_loss_against_numpy(defined, random):
-    layers = {"a": 4.0, "b": 1.0}
-    features = {name: random.normal(size=(1, 5, 6, 3)) for name in layers}
-    targets = {name: random.normal(size=(3, 3)) for name in layers}
-    expected = 0.0
-    for name, weight in layers.items():
-        F = features[name].reshape(30, 3)
-        expected += weight * np.mean((F.T @ F / 30 - targets[name]) ** 2) / np.mean(targets[name] ** 2)
-    as_float32 = [{k: tf.constant(v, tf.float32) for k, v in d.items()} for d in (features, targets)]
-    assert float(defined.style_loss(*as_float32, layers)) == pytest.approx(expected / 5, rel=1e-5)
+def test_total_loss_by_hand(defined):
+    losses = {"content": tf.constant(2.0), "style": tf.constant(3.0), "tv": tf.constant(5.0)}
+    assert float(defined.total_loss(losses, {"content": 1.0, "style": 10.0, "tv": 0.5})) == pytest.approx(34.5)
+
+
+def test_a_guide_weighs_the_positions_of_an_error(defined, random):
+    values, target = random.normal(size=(2, 1, 4, 5, 3))
+    guide = random.uniform(size=(1, 4, 5, 1))
+    expected = np.sum(guide * (values - target) ** 2)
+    found = defined.relative_error(*(tf.constant(each, tf.float32) for each in (values, target, guide)))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_total_variation_loss_against_tensorflow(defined, random):
@@ -117,14 +118,9 @@ def exact_distance(features, target):
     return (np.sum((m - m2) ** 2) + np.trace(C) + np.trace(C2) - 2 * overlap) / square
 
 
-def moments(defined, features, guide=None):
-    """The means of what the notebook adds up over the positions."""
-    number = np.prod(features.shape[1:3])
-    return tuple(sums / number for sums in defined.moments(tf.convert_to_tensor(features), guide))
-
-
 def distance(defined, features, target, block=256):
-    return defined.wasserstein(moments(defined, features), defined.gaussian(moments(defined, target), block))
+    wanted = defined.gaussian(*defined.moments(tf.convert_to_tensor(target)), block)
+    return defined.wasserstein(defined.moments(features), wanted)
 
 
 def test_wasserstein_distance_in_one_dimension_by_hand(defined):
@@ -142,7 +138,7 @@ def test_wasserstein_distance_against_scipy(defined, random, positions):
     assert float(distance(defined, tf.constant(target), tf.constant(target))) == pytest.approx(0, abs=2e-3)
 
 
-@pytest.mark.parametrize("layer", ["block2_conv1", "block5_conv1"])  # more positions than channels, and fewer
+@pytest.mark.parametrize("layer", ["block2_conv1", "block4_conv1"])  # more positions than channels, and fewer
 def test_wasserstein_distance_of_real_features_against_scipy(vgg16, defined, layer):
     content, style = (nst.load_image(name, 96) for name in ("neuschwanstein_castle.jpg", "great_wave.jpg"))
     features, target = (vgg16(image)[layer] for image in (content, style))
@@ -152,13 +148,14 @@ def test_wasserstein_distance_of_real_features_against_scipy(vgg16, defined, lay
 def test_gradient_of_the_wasserstein_distance_against_finite_differences(defined, random):
     target = np.float32(random.normal(size=(1, 6, 7, 5)))
     features = tf.constant(random.normal(size=(1, 6, 7, 5)), tf.float32)
-    aim = defined.gaussian(moments(defined, target))
+    wanted = defined.gaussian(*defined.moments(tf.constant(target)))
     with tf.GradientTape() as tape:
         tape.watch(features)
-        value = defined.wasserstein(moments(defined, features), aim)
+        value = defined.wasserstein(defined.moments(features), wanted)
     gradient = tape.gradient(value, features).numpy()
     direction, h = gradient / np.abs(gradient).max(), 1e-2
-    up, down = (float(defined.wasserstein(moments(defined, features + sign * h * direction), aim)) for sign in (1, -1))
+    up = float(defined.wasserstein(defined.moments(features + h * direction), wanted))
+    down = float(defined.wasserstein(defined.moments(features - h * direction), wanted))
     assert (up - down) / (2 * h) == pytest.approx(float(np.sum(np.float64(gradient) * direction)), rel=0.02)
 
 
@@ -174,11 +171,11 @@ def test_blocks_leave_out_only_what_is_between_them(defined, random):
 
 
 def test_a_layer_that_is_silent_has_a_finite_loss_and_gradient(defined, random):
-    aim = defined.gaussian(moments(defined, np.float32(random.uniform(size=(1, 6, 6, 4)))))
+    wanted = defined.gaussian(*defined.moments(tf.constant(random.uniform(size=(1, 6, 6, 4)), tf.float32)))
     silent = tf.zeros((1, 6, 6, 4))
     with tf.GradientTape() as tape:
         tape.watch(silent)
-        value = defined.wasserstein(moments(defined, silent), aim)
+        value = defined.wasserstein(defined.moments(silent), wanted)
     assert float(value) == pytest.approx(1, rel=1e-4)  # as far off as nothing at all
     assert np.isfinite(tape.gradient(value, silent)).all()
 
@@ -188,83 +185,192 @@ def test_wasserstein_distance_of_short_numbers(defined, random):
     features, target = (np.float32(random.uniform(size=(1, 20, 30, 16)) ** 3) for _ in range(2))
     exact = float(distance(defined, tf.constant(features[..., ::-1] * 1.5), tf.constant(target)))
     short = tf.cast(features[..., ::-1] * 1.5, tf.bfloat16)
-    found = defined.wasserstein(moments(defined, short), defined.gaussian(moments(defined, target)))
+    found = distance(defined, short, target)
     assert found.dtype == tf.float32 and float(found) == pytest.approx(exact, rel=0.03)
 
 
 def test_moments_of_a_region_against_numpy(defined, random):
     features, mask = random.normal(size=(1, 6, 8, 3)), random.uniform(size=(1, 6, 8, 1))
-    F, m = features.reshape(-1, 3), mask.reshape(-1) / mask.sum()
-    guide = nst.guide(np.float32(mask), (6, 8))  # a small map, which is taken whole
-    mean, products = moments(defined, tf.constant(features, tf.float32), guide)
-    np.testing.assert_allclose(mean, m @ F, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(products, (F * m[:, None]).T @ F, rtol=1e-4, atol=1e-5)
+    F, q = features.reshape(-1, 3), mask.reshape(-1) / mask.sum()
+    guide = tf.constant(mask / mask.sum(), tf.float32)
+    mean, gram = defined.moments(tf.constant(features, tf.float32), guide)
+    np.testing.assert_allclose(mean, q @ F, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gram, (F * q[:, None]).T @ F, rtol=1e-4, atol=1e-5)
 
 
-def inner(features):
-    """The outermost positions of each map left out, where it has eight each way."""
-    return {layer: F[:, 1:-1, 1:-1] if min(F.shape[1:3]) >= 8 else F for layer, F in features.items()}
+# --- Neighbours ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 30), (7, 30), (1, 1)])
-def test_the_inner_positions(random, shape):
-    features = random.uniform(size=(1, *shape, 3)).astype(np.float32)
-    np.testing.assert_array_equal(nst.inner(tf.constant(features)), inner({"a": features})["a"])
+def test_hypercolumns_by_hand(defined):
+    """The finer map as it is, the coarser one enlarged, each over its length."""
+    features = {"fine": tf.ones((1, 4, 6, 2)), "coarse": 6 * tf.ones((1, 2, 3, 5))}
+    columns = defined.hypercolumns(features, {"fine": 2.0, "coarse": 3.0}, {"fine": 4, "coarse": 8})
+    assert columns.shape == (1, 4, 6, 7)
+    np.testing.assert_allclose(columns[..., :2], 0.5)
+    np.testing.assert_allclose(columns[..., 2:], 2.0)
+
+
+def test_lengths_against_numpy(defined, vgg16, castle):
+    views = nst.Views(castle, vgg16, None)
+    found = defined.lengths_in(views, vgg16.style_layers)
+    assert set(found) == {"block3_conv1", "block4_conv1"}  # those of a quarter of the height and width, and coarser
+    for layer, length in found.items():
+        F = vgg16(views.image)[layer].numpy().reshape(-1, vgg16(views.image)[layer].shape[-1])
+        assert float(length) == pytest.approx(np.sqrt(np.mean(np.sum(np.float64(F) ** 2, axis=1))), rel=1e-4)
+
+
+@pytest.mark.parametrize("block", [7, 2048])
+def test_the_neighbour_has_the_largest_cosine(defined, random, block):
+    wanted, offered = random.normal(size=(30, 5)), random.normal(size=(40, 5))
+    cosines = (wanted / np.linalg.norm(wanted, axis=1)[:, None]) @ (
+        offered / np.linalg.norm(offered, axis=1)[:, None]
+    ).T
+    found = defined.most_alike(tf.constant(wanted, tf.float32), tf.constant(offered, tf.float32), block)
+    np.testing.assert_array_equal(found, cosines.argmax(axis=1))
+
+
+def test_a_picture_finds_itself(defined, vgg16, castle):
+    views = nst.Views(castle, vgg16, None)
+    lengths = defined.lengths_in(views, vgg16.style_layers)
+    region = nst.regions(nst.as_styles(castle, castle))[0]
+    _, cloud = defined.wanted_in(region, vgg16.style_layers, lengths, vgg16, None)
+    (found,) = defined.look_up(views, [region], [cloud], lengths)
+    same = np.mean(found.numpy().reshape(-1) == np.arange(len(cloud)))
+    assert same > 0.9  # but for mirrored margins, which are there twice
+
+
+def test_each_region_looks_up_in_its_own_paintings(defined, vgg16, castle, church):
+    left = np.zeros(castle.shape[1:3])
+    left[:, :32] = 1
+    regions = nst.regions(nst.as_styles([nst.Style(church, mask=left), nst.Style(castle, mask=1 - left)], castle))
+    views = nst.Views(castle, vgg16, None)
+    lengths = defined.lengths_in(views, vgg16.style_layers)
+    clouds = [defined.wanted_in(region, vgg16.style_layers, lengths, vgg16, None)[1] for region in regions]
+    (found,) = defined.look_up(views, regions, clouds, lengths)
+    from_first = found.numpy()[0] < len(clouds[0])
+    assert from_first[:, :8].all() and not from_first[:, 12:].any()
 
 
 # --- The total, and its gradient --------------------------------------------------------------
 
 
-def weighted(content, style, tv, **changes):
-    return nst.Settings(content_weight=content, style_weight=style, tv_weight=tv, **changes)
+def objective(defined, content, styles, extractor=None, tile_size=None, **changes):
+    extractor = extractor or defined.extractor
+    settings = defined.settings_now(extractor, **changes)
+    return defined.objective(content, content, nst.as_styles(styles, content), settings, extractor, tile_size)
 
 
-def objective(defined, content, style, settings):
-    return defined.objective(content, [nst.Style(style)], settings, defined.extractor)
+def evaluated(evaluate, extractor, image):
+    losses, gradient = evaluate(nst.framed(image, extractor.stride))
+    return {name: float(loss) for name, loss in losses.items()}, gradient.numpy()
 
 
-@pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
-def test_the_total_is_the_weighted_sum(defined, picture, random, kind):
-    style = random.uniform(size=(1, 24, 24, 3)).astype(np.float32)
-    settings = weighted(2.0, 3.0, 0.5, style_loss=kind)
-    losses, _ = objective(defined, picture, style, settings)(tf.constant(picture[:, ::-1]))
-    expected = sum(weight * float(losses[name]) for name, weight in settings.weights.items())
-    assert float(losses["total"]) == pytest.approx(expected, rel=1e-6)
-    assert float(losses["style"]) == pytest.approx(sum(map(float, losses["layers"].values())), rel=1e-6)
-    assert all(float(losses[name]) > 0 for name in settings.weights)
+def shifted(image):
+    return np.ascontiguousarray(np.roll(image[:, ::-1], 5, axis=2))
 
 
-def test_the_style_loss_of_a_descent_is_that_of_the_lesson_without_the_border(defined, picture, random):
-    style = random.uniform(size=(1, 24, 24, 3)).astype(np.float32)
-    losses, _ = objective(defined, picture, style, weighted(1, 1, 1))(tf.constant(picture))
-    layers = defined.extractor.style_layers
-    grams = {layer: defined.gram_matrix(F) for layer, F in inner(defined.extractor(style)).items()}
-    expected = defined.style_loss(inner(defined.extractor(picture)), grams, layers)
-    assert float(losses["style"]) == pytest.approx(float(expected), rel=1e-4)
+def test_losses_against_numpy_for_masks_on_both_sides_and_a_blend(defined, vgg16, castle, church, random):
+    """Gram matrices; two regions, the first of a blend, the second of a part of a painting."""
+    wave = nst.load_image("great_wave.jpg", 64)
+    mask = random.uniform(size=castle.shape[1:3]).astype(np.float32)
+    image_mask = random.uniform(size=church.shape[1:3]).astype(np.float32)
+    styles = [nst.Style(church, 1, mask), nst.Style(wave, 3, mask), nst.Style(church, 2, 1 - mask, 1.0, image_mask)]
+    evaluate = objective(defined, castle, styles, style_loss="gram", photograph_share=1.0)
+    image = shifted(castle)
+    losses, _ = evaluated(evaluate, vgg16, image)
+
+    def gram(picture, layer, where=None):
+        F = vgg16(nst.framed(picture, 8))[layer].numpy()[0].astype(np.float64)
+        if where is None:
+            where = np.ones(picture.shape[1:3])
+        q = nst.framed(where[np.newaxis, :, :, np.newaxis].astype(np.float32), 8).numpy()[0, :, :, 0]
+        step = q.shape[0] // F.shape[0]
+        q = q.reshape(F.shape[0], step, F.shape[1], step).mean(axis=(1, 3))
+        return np.einsum("hw,hwi,hwj->ij", q / q.sum(), F, F)
+
+    areas = np.array([mask.mean(), 1 - mask.mean()])
+    weights = np.array([4, 2])
+    shares = areas * weights / np.average(weights, weights=areas)
+    style = 0.0
+    for layer, weight in vgg16.style_layers.items():
+        wanted = [gram(church, layer) / 4 + 3 / 4 * gram(wave, layer), gram(church, layer, image_mask)]
+        for share, where, A in zip(shares, (mask, 1 - mask), wanted):
+            error = np.sum((gram(image, layer, where) - A) ** 2) / np.sum(A**2)
+            style += share * weight / sum(vgg16.style_layers.values()) * error
+    assert losses["style"] == pytest.approx(style, rel=1e-3)
+    P, F = (vgg16(nst.framed(each, 8))["block4_conv2"].numpy().astype(np.float64) for each in (castle, image))
+    assert losses["content"] == pytest.approx(np.sum((F - P) ** 2) / np.sum(P**2), rel=1e-3)
+
+
+def test_the_content_loss_by_neighbours_against_numpy(defined, vgg16, castle, church):
+    """Both parts of it, with the target put together by hand."""
+    image = shifted(castle)
+    losses, _ = evaluated(objective(defined, castle, church, photograph_share=0.25), vgg16, image)
+    maps = [vgg16(nst.framed(each, 8)) for each in (castle, church, image)]
+    lengths = defined.lengths_in(nst.Views(castle, vgg16, None), vgg16.style_layers)
+    photo, painting, ours = (defined.hypercolumns(each, lengths, vgg16.strides).numpy() for each in maps)
+    rows, offered = (each.reshape(-1, 768).astype(np.float64) for each in (photo, painting))
+    a, b = rows - rows.mean(axis=0), offered - offered.mean(axis=0)
+    nearest = ((a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T).argmax(axis=1)
+    target = offered[nearest].reshape(photo.shape)
+
+    def mean_of_nine(x):
+        return tf.nn.avg_pool2d(tf.constant(x, tf.float32), 3, 1, "SAME").numpy()
+
+    ours, target = mean_of_nine(ours), mean_of_nine(target)
+    P, F = (each["block4_conv2"].numpy() for each in (maps[0], maps[2]))
+    expected = 0.25 * np.sum((F - P) ** 2) / np.sum(P**2) + 0.75 * np.sum((ours - target) ** 2) / np.sum(target**2)
+    assert losses["content"] == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 100, 0.2)])
 @pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
 def test_gradient_against_finite_differences(defined, picture, random, weights, kind):
     style = random.uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    evaluate = objective(defined, picture, style, weighted(*weights, style_loss=kind))
-    image = random.uniform(0.1, 0.9, picture.shape).astype(np.float32)
-    _, gradient = evaluate(tf.constant(image))
+    named = dict(zip(("content_weight", "style_weight", "tv_weight"), weights))
+    evaluate = objective(defined, picture, style, style_loss=kind, **named)
+    image = nst.framed(random.uniform(0.1, 0.9, picture.shape).astype(np.float32), 8)
+    _, gradient = evaluate(image)
     # Along the gradient itself the change is largest, and least of it is lost to rounding.
     direction = gradient.numpy() / np.abs(gradient).max()
     h = 1e-3 if kind == "gram" else 4e-3
-    up, down = (float(evaluate(tf.constant(image + sign * h * direction))[0]["total"]) for sign in (1, -1))
+    up, down = (float(evaluate(image + sign * h * direction)[0]["total"]) for sign in (1, -1))
     expected = float(np.sum(gradient.numpy().astype(np.float64) * direction))
     assert (up - down) / (2 * h) == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize("model", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("masks", [False, True])
+def test_tiles_against_whole(defined, random, model, masks):
+    """A picture of 2 x 4 tiles: the same losses and gradient, but for rounding."""
+    extractor = defined.extractor if model == "vgg16" else nst.build_feature_extractor(model, weights=None)
+    castle = nst.load_image("neuschwanstein_castle.jpg", 330)[:, :130]
+    church = nst.load_image("church_at_auvers.jpg", 150)
+    extractor = extractor.tuned_to([castle, church])
+    styles = [nst.Style(church)]
+    if masks:
+        sky = np.zeros(castle.shape[1:3], np.float32)
+        sky[:70] = 1
+        image_mask = random.uniform(size=church.shape[1:3]).astype(np.float32)
+        styles = [nst.Style(church, mask=sky, image_mask=image_mask), nst.Style(church, mask=1 - sky)]
+    image = np.clip(castle + random.normal(0, 0.1, castle.shape), 0, 1).astype(np.float32)
+    found = []
+    for tile_size in (None, 64):
+        evaluate = objective(defined, castle, styles, extractor, tile_size, style_loss="gram")
+        found.append(evaluated(evaluate, extractor, image))
+    (whole, gradient), (tiled, same) = found
+    assert {name: round(tiled[name] / whole[name], 2) for name in whole} == dict.fromkeys(whole, 1.0)
+    assert np.linalg.norm(same - gradient) < 0.02 * np.linalg.norm(gradient)
+
+
 def test_compiling_with_xla_changes_nothing(defined, picture, random, monkeypatch):
     """XLA is on only where there is a GPU; here it is run on what there is."""
-    style, found = random.uniform(size=(1, 32, 32, 3)).astype(np.float32), []
-    plain = defined.losses_and_gradient.python_function
+    style = random.uniform(size=(1, 32, 32, 3)).astype(np.float32)
+    found = []
     for xla in (False, True):
-        monkeypatch.setitem(vars(defined), "losses_and_gradient", tf.function(plain, autograph=False, jit_compile=xla))
-        found.append(objective(defined, picture, style, weighted(1, 100, 1))(tf.constant(1 - picture)))
+        monkeypatch.setattr(nst, "USE_XLA", xla)
+        monkeypatch.setattr(defined.extractor, "compiled", {})
+        found.append(evaluated(objective(defined, picture, style), defined.extractor, 1 - picture))
     for name in ("content", "style", "tv", "total"):
-        assert float(found[0][0][name]) == pytest.approx(float(found[1][0][name]), rel=1e-3)
+        assert found[0][0][name] == pytest.approx(found[1][0][name], rel=1e-3)
     assert np.abs(found[0][1] - found[1][1]).max() < 1e-3 * np.abs(found[0][1]).max()

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import nbformat
@@ -36,6 +37,7 @@ PARAMETERS = {
     "CONTENT_WEIGHT": float,
     "STYLE_WEIGHT": float,
     "TV_WEIGHT": float,
+    "PHOTOGRAPH_SHARE": float,
     "STYLE_LOSS": str,
     "STEPS": int,
     "OPTIMIZER": str,
@@ -83,11 +85,11 @@ def test_is_small_enough_for_the_web():
 
 
 def test_is_readable_in_one_sitting(notebook):
-    """A picture within ten cells and 700 words; short cells; not too much in all."""
+    """A picture within seven cells and 700 words; short cells; not too much in all."""
     (first,) = tagged(notebook, "first-picture")
     before = notebook.cells[: first + 1]
-    assert len([cell for cell in before if cell.cell_type == "code"]) <= 10 and words(before) <= 700
-    assert len(code_cells(notebook)) <= 85 and words(notebook.cells) <= 7000
+    assert len([cell for cell in before if cell.cell_type == "code"]) <= 7 and words(before) <= 700
+    assert len(code_cells(notebook)) <= 62 and words(notebook.cells) <= 5600
     for cell in code_cells(notebook):
         assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 20, cell.source
 
@@ -139,8 +141,8 @@ def test_every_section_ends_in_a_picture_or_plot(notebook):
             section = max([section, *map(int, re.findall(r"(?m)^## (\d+)\. ", cell.source))])
         elif any({"image/jpeg", "image/png", "text/html"} & set(o.get("data", {})) for o in cell.outputs):
             shown.add(section)
-    assert sections == set(range(1, 28))
-    assert sections - shown == {24, 25, 26, 27}
+    assert sections == set(range(1, 25))
+    assert sections - shown == {21, 22, 23, 24}
 
 
 def test_the_stored_animation_moves(notebook):
@@ -160,20 +162,26 @@ def test_the_stored_animation_moves(notebook):
         assert np.abs(np.asarray(file.convert("RGB")) - first).mean() > 10
 
 
-@pytest.mark.parametrize("titles", ['"painted, 40 steps"', '["content", "style", "result"]'])
-def test_the_stored_results_are_no_photographs(notebook, titles):
-    """The figures of parents and result: three pictures, and the third is not the first."""
-    (wide,) = [picture for cell, _, _, picture in figures(notebook) if titles in cell.source][:1]
-    pixels = np.asarray(wide.convert("RGB"), np.float32) / 255
-    third = pixels.shape[1] // 3
-    left, right = (part.mean(axis=(0, 1)) for part in (pixels[:, :third], pixels[:, -third:]))
-    assert np.abs(left - right).max() > 0.03
+def test_the_answers_to_the_exercises_run(notebook, defined):
+    """As they are written, on small pictures."""
+    (source,) = [cell.source for cell in notebook.cells if "<summary>Answers</summary>" in cell.source]
+    answers = [textwrap.dedent(answer) for answer in re.findall(r"(?s)```python\n(.*?)```", source)]
+    assert len(answers) == 3
+    names = {"castle": "neuschwanstein_castle.jpg", "church": "church_at_auvers.jpg", "wave": "great_wave.jpg"}
+    space = vars(defined) | {name: nst.load_image(file, 64) for name, file in names.items()}
+    for answer in answers:
+        space.pop("image", None)
+        exec(answer.replace("quiet=True", "quiet=True, steps=1"), space)
+        assert space["image"].shape == space["castle"].shape
+    assert nst.STYLE_LOSSES == ("gram", "wasserstein", "deviations")
+    nst.STYLE_LOSSES = ("gram", "wasserstein")
+    del defined.STYLE_LOSSES["deviations"]
 
 
 # ---------------------------------------------------------------------------------------------
 # In a live kernel
 
-SMALL = {"IMAGE_SIZE": 96, "COARSEST": 48, "STEPS": 12}
+SMALL = {"IMAGE_SIZE": 96, "COARSEST": 48, "STEPS": 6}
 
 
 def with_parameters(source, values):
@@ -186,8 +194,8 @@ def with_parameters(source, values):
 def shorten(cell):
     """Gives an experiment few steps and small pictures: for its results, nbval runs the notebook in full."""
     if "teaching" in cell.metadata.get("tags", []):
-        cell.source = re.sub(r"(\bsteps\W{1,3})\d+", r"\g<1>3", cell.source)
-        cell.source = re.sub(r"(load_image\(.*, )(2\d\d|3\d\d)\)", r"\g<1>112)", cell.source)
+        cell.source = re.sub(r"(\bsteps\W{1,3})\d+", r"\g<1>1", cell.source)
+        cell.source = re.sub(r"(load_image\(.*, )(256|512)", r"\g<1>96", cell.source)
 
 
 class Kernel:
@@ -251,15 +259,14 @@ def test_runs_offline_with_an_empty_cache(kernel):
 
 @slow
 def test_leaves_what_a_reader_goes_on_with(kernel):
-    for name in ("content_image", "style_image", "stylized_image"):
-        kind, shape, low, high = kernel.evaluate(
-            f"(str({name}.dtype), tuple({name}.shape), float({name}.min()), float({name}.max()))"
-        )
-        assert kind == "float32" and shape[0] == 1 and shape[3] == 3 and max(shape) == 96
-        assert 0 <= low < high <= 1
-    lengths = kernel.evaluate("{name: len(values) for name, values in history.items() if name != 'layers'}")
-    assert lengths == dict.fromkeys(("seconds", "size", "content", "style", "tv", "total"), 24 + 12)
-    assert kernel.evaluate("[len(values) for values in history['layers'].values()]") == [36] * 5
+    image = "stylized_image"
+    kind, shape, low, high = kernel.evaluate(
+        f"(str({image}.dtype), tuple({image}.shape), float({image}.min()), float({image}.max()))"
+    )
+    assert kind == "float32" and shape == (1, 64, 96, 3)
+    assert 0 <= low < high <= 1
+    lengths = kernel.evaluate("{name: len(values) for name, values in history.items()}")
+    assert lengths == dict.fromkeys(("seconds", "size", "content", "style", "tv", "total"), 13 + 7)
     names = ("gram_matrix", "content_loss", "style_loss", "total_variation_loss", "stylize", "paint")
     assert kernel.evaluate(f"[callable(globals()[name]) for name in {names}]") == [True] * 6
 
@@ -270,17 +277,17 @@ def test_saves_the_pictures(kernel):
     assert max(Image.open(path).size) == 96
     recipe = nst.read_recipe(path)
     assert recipe["call"]["content"] == "neuschwanstein_castle.jpg"
-    assert recipe["call"]["size"] == 96 and recipe["steps"] == 36
+    assert recipe["call"]["size"] == 96 and recipe["steps"] == 20
     names = {each.name for each in kernel.outputs.iterdir()}
-    assert {path.name, path.with_suffix(".webp").name, "from-recipe.png", "contact-sheet.jpg"} <= names
-    assert len([name for name in names if name.endswith("-night_cafe.png")]) == 3  # the folder
+    assert {path.name, path.with_suffix(".webp").name, "from-recipe.png"} <= names
+    assert len([name for name in names if name.startswith("chelsea_the_cat-")]) == 4  # the cat in all paintings
 
 
 @slow
 def test_painting_lowers_the_losses(kernel):
     for loss in ("total", "style"):
         first, last = kernel.evaluate(f"(history['{loss}'][0], history['{loss}'][-1])")
-        assert last < 0.5 * first
+        assert last < 0.7 * first
 
 
 @slow
@@ -294,19 +301,11 @@ def test_after_an_edit_the_parameters_and_the_painting_cell_are_enough(kernel):
     assert ends[1.0][0] > 1.5 * ends[100.0][0]  # less weight, more style loss is left
     assert ends[1.0][1] < ends[100.0][1]
     assert sketches[1.0] < 0.8 * sketches[100.0]
-    kernel.run(
-        kernel.parameters,
-        kernel.first_picture,
-        kernel.painting,
-        CONTENT_IMAGE="mont_saint_michel.jpg",
-        STYLE_IMAGE="great_wave.jpg",
-        STYLE_SCALE=2.0,
-        COLOURS="luminance",
-        MODEL="vgg16",
-        IMAGE_SIZE=80,
-        STEPS=3,
-    )
-    assert kernel.evaluate("(sketch.shape, stylized_image.shape)") == ((1, 45, 80, 3),) * 2
+    pictures = {"CONTENT_IMAGE": "mont_saint_michel.jpg", "STYLE_IMAGE": "great_wave.jpg"}
+    others = {"STYLE_SCALE": 2.0, "COLOURS": "luminance", "MODEL": "vgg16", "IMAGE_SIZE": 80, "STEPS": 3}
+    loading = kernel.cell_with("small_content = nst.load_image")
+    kernel.run(kernel.parameters, loading, kernel.first_picture, kernel.painting, **pictures, **others)
+    assert kernel.evaluate("(tuple(sketch.shape), stylized_image.shape)") == ((1, 45, 80, 3),) * 2
     assert kernel.evaluate("(extractor.asked[0], recipe['call']['colours'])") == ("vgg16", "luminance")
 
 
@@ -314,8 +313,8 @@ def test_after_an_edit_the_parameters_and_the_painting_cell_are_enough(kernel):
 def test_any_cell_of_the_first_three_parts_runs_again(kernel):
     end = next(i for i, cell in enumerate(kernel.cells) if cell.source.startswith("# Part 4"))
     for index, cell in enumerate(kernel.cells[:end]):
-        experiment = any(call in cell.source for call in ("stylize(", "minimise(", "small_run("))
-        if not (experiment and "teaching" in cell.metadata.get("tags", [])):  # for want of time
+        experiment = any(call in cell.source for call in ("stylize(", "minimise(", "in optimizer"))
+        if cell.cell_type == "code" and not (experiment and "teaching" in cell.metadata.get("tags", [])):
             kernel.run(index)
 
 
@@ -328,9 +327,9 @@ def test_an_interrupt_of_the_kernel_keeps_the_best_picture(kernel):
     threading.Timer(8, os.kill, (number, signal.SIGINT)).start()
     printed = kernel.run(cell)
     kernel.cells[cell].source = source
-    assert "Stopped after" in printed and "the picture of the least loss so far" in printed
+    assert "Stopped after" in printed and "the best picture so far" in printed
     steps, first, last = kernel.evaluate("(len(history['total']), history['total'][0], min(history['total']))")
-    assert 1 < steps < 100_000 and last < 0.5 * first
+    assert 1 < steps < 100_000 and last < 0.9 * first
     path = kernel.outputs / kernel.evaluate("result_path.name")
     assert path.name != "mont_saint_michel-great_wave.png"  # that one was finished, and is kept
     assert nst.read_recipe(path)["steps"] == steps
