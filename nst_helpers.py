@@ -122,7 +122,7 @@ class Settings:
         _check_above_0(self.steps, "steps", Integral)
         _check_above_0(self.coarsest, "coarsest", Integral)
         _check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
-        if self.tile_size not in (None, "auto") and not (type(self.tile_size) is int and self.tile_size >= 64):
+        if self.tile_size not in (None, "auto") and not (isinstance(self.tile_size, Integral) and self.tile_size >= 64):
             wanted = 'None, "auto" or a whole number of at least 64, in pixels'
             raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
         check_name(self.colours, COLOURINGS, "colouring")
@@ -1269,13 +1269,17 @@ class Checkpoint:
     def __init__(
         self, path: str | Path | None, palette: Palette, settings: Settings, extractor: FeatureExtractor
     ):  # fmt: skip
-        self.path = None if path is None else _expanded(path).absolute()
+        self.path = None
         self.picture = None
         self.history: dict[str, Any] = {}
-        if self.path is None:
+        if path is None:
             return
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
+        self.path = _expanded(path).absolute()
         made_of = dataclasses.asdict(settings) | {"network": extractor, "photograph": palette.content}
         made_of["start"] = palette.start
+        del made_of["tile_size"]  # which changes nothing in the picture, and "auto" goes by the memory that is free
         for number, style in enumerate(palette.styles, 1):
             made_of |= {f"{name} of style {number}": value for name, value in style._asdict().items()}
         self._made_of = {}
@@ -1290,7 +1294,8 @@ class Checkpoint:
             with np.load(self.path, allow_pickle=False) as file:
                 picture = file["picture"]
                 about = json.loads(str(file["about"]))
-                history, found = about["history"], about["made_of"]
+                history = about["history"]
+                found = dict(about["made_of"])
         except Exception as error:  # what is raised depends on where it is damaged
             todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
             raise ValueError(
@@ -1360,12 +1365,15 @@ class Run:
         self._broken = ""
         self._expected = 0.0
         self._ends = list(itertools.accumulate(steps + 1 for _, _, steps in plan))  # each size's pictures
-        self._resumed = 0
+        self._finished = 0  # sizes, before a checkpoint
+        self._earlier = 0.0
         if checkpoint and checkpoint.picture is not None:
-            self.history = checkpoint.history
-            self._resumed = len(self.history["total"])
-            self._say(f"Going on from {checkpoint.path.name!r}, after {self._resumed} of {self._ends[-1]} steps.")
-        self._earlier = self.history["seconds"][-1] if self._resumed else 0.0
+            done = len(checkpoint.history["total"])
+            self._say(f"Going on from {checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
+            self._earlier = checkpoint.history["seconds"][-1]
+            self._finished = sum(end <= done for end in self._ends)
+            kept = sum(steps + 1 for _, _, steps in plan[: self._finished])
+            self.history = {name: values[:kept] for name, values in checkpoint.history.items()}
         self._began = time.perf_counter()
         self._next = self._began + CHECKPOINT_SECONDS
 
@@ -1439,14 +1447,14 @@ class Run:
         self._began = time.perf_counter()
 
     def resume(self, image: Any, number: int) -> tuple[Any, int | None]:
-        """Returns what the n-th size starts from, and how many steps are left: None if a checkpoint is beyond it."""
-        steps = self._plan[number][2]
-        if self._resumed > self._ends[number]:
-            return image, None
-        done = self._resumed - (self._ends[number] - steps - 1)
-        if done <= 0:
-            return image, steps
-        return tf.constant(self._checkpoint.picture), max(0, steps - done)
+        """Returns what the n-th size starts from, and its steps: None if a checkpoint is beyond it.
+
+        The size of the checkpoint is done anew, from the picture kept: L-BFGS needs some steps to find its way again.
+        """
+        kept = self._checkpoint.picture if self._checkpoint else None
+        if kept is not None and kept.shape == tuple(image.shape):
+            image = tf.constant(kept)
+        return image, None if number < self._finished else self._plan[number][2]
 
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
         """Writes a picture's losses into the history, shows it, and returns whether the run goes on.
