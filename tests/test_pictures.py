@@ -443,7 +443,7 @@ def test_plots_of_losses_are_pngs_with_alternative_text(shown):
     nst.plot_history(history_of(1, content=[0.0]), weights | {"content": 0.0})  # nothing above 0 to draw
     nst.plot_totals({"Adam": history_of(4), "a$x^$b": history_of(3)})
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
-    assert "losses against steps" in shown[0].alt and "Adam, a$x^$b" in shown[2].alt
+    assert "against the steps" in shown[0].alt and "Adam, a$x^$b" in shown[2].alt
 
 
 def test_a_legend_names_labels_that_begin_with_an_underscore(shown):
