@@ -702,7 +702,7 @@ class FeatureExtractor:
         """Estimates the bytes that a step needs for an image: for the feature maps and the optimiser's pictures."""
         pixels = math.prod(image.shape[1:3])
         seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
-        return 1.5 * self.bytes_per_pixel * seen + 240 * pixels
+        return (1.5 * self.bytes_per_pixel + 1400) * seen + 300 * pixels  # 1400: hypercolumns and their gradient
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
@@ -1630,7 +1630,7 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     sliders = []
     for (name, value), (low, high) in zip(settings.weights.items(), ((-2, 2), (0, 4), (-2, 2))):  # powers of 10
         words = {"description": f"{name} weight", "readout_format": ".3g"}
-        sliders.append(widgets.FloatLogSlider(value, min=low, max=high, **words, **wide))
+        sliders.append(widgets.FloatLogSlider(value, step=0.001, min=low, max=high, **words, **wide))
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
