@@ -434,7 +434,7 @@ def test_a_grid_with_labels_is_kept_in_a_file(tmp_path, shown):
 def history_of(steps, **changes):
     """A history of as many steps, as `stylize` returns it."""
     names = ("seconds", "size", "total", "content", "style", "tv")
-    return {name: [1.0 + step for step in range(steps)] for name in names} | {"layers": {"a": [1.0] * steps}} | changes
+    return {name: [1.0 + step for step in range(steps)] for name in names} | changes
 
 
 def test_plots_of_losses_are_pngs_with_alternative_text(shown):
