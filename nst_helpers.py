@@ -2,8 +2,9 @@
 
 The method itself (losses, descent, coarse to fine) is in the notebook; this module holds what a reader would skim.
 
-Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of shape
-`(1, height, width, 1)`. Only the feature extractor knows what its network wants (VGG: BGR, 0 to 255, less a mean).
+Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of
+shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants (VGG: BGR, 0 to 255, less a
+mean).
 """
 
 import base64
@@ -18,16 +19,13 @@ import itertools
 import json
 import math
 import os
-import random
 import signal
 import socket
 import sys
-import tempfile
 import textwrap
 import threading
 import time
 import timeit
-import unicodedata
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,19 +47,15 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 
 @contextmanager
 def _quiet_stderr():
-    """Holds back what native code writes to the process's stderr; shows it if the block fails."""
+    """Drops what native code writes to the process's stderr; Python's exceptions come through."""
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(kept, log.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
@@ -74,8 +68,7 @@ with _quiet_stderr():
     _GPUS = tf.config.list_physical_devices("GPU")  # the first look for one logs, too
 
 if keras.config.backend() != "tensorflow":
-    todo = "Restart the kernel and import nst_helpers before keras."
-    raise ImportError(f"Expected Keras on TensorFlow, got the backend {keras.config.backend()!r}. {todo}")
+    raise ImportError("Expected Keras on TensorFlow. Restart the kernel and import nst_helpers before keras.")
 with suppress(ImportError):  # photographs of phones, if the package is there
     import pillow_heif
 
@@ -88,14 +81,7 @@ HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
 OPTIMIZERS = ("adam", "lbfgs")
-STYLE_LOSSES = ("gram", "wasserstein")
-_BROKEN = (
-    "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have an infinite "
-)
-_BROKEN += "gradient, as a root has at 0."
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
-# Much as Keras decides for its own training: with a GPU, but neither on a CPU nor on a Mac.
-USE_XLA = len(_GPUS) == 1 and sys.platform != "darwin"
 
 
 # --- Settings, and checks of what is passed in -----------------------------------------------
@@ -104,33 +90,32 @@ class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
     content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
-    style_weight: float = 60.0  # the same for the style loss
+    style_weight: float = 20.0  # the same for the style loss
     tv_weight: float = 2.0  # the same for the total variation
-    photograph_share: float = 0.25  # of the content loss; the rest goes to the painting's neighbours
+    photograph_share: float = 0.1  # of the content loss; the rest goes to the painting's neighbours
     steps: int = 8  # at full size (smaller sizes get more)
     coarsest: int = 64  # the longest side to begin at, in pixels
     colours: str = "painting"  # whose, one of COLOURINGS
     optimizer: str = "lbfgs"  # one of OPTIMIZERS
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
-    style_loss: str = "wasserstein"  # how styles are compared, one of STYLE_LOSSES
+    style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(default_factory=lambda: _VGG)  # the weights of those that stand for style
-    tile_size: int | str | None = "auto"  # in pixels; None: never in tiles; "auto": where the memory asks for it
+    style_layers: Mapping[str, float] = field(default_factory=lambda: _VGG)  # those of style, each with its weight
+    tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
         _check_above_0(self.steps, "steps", Integral)
         _check_above_0(self.coarsest, "coarsest", Integral)
         _check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
+        if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
+            wanted = "between 0 (neighbours only) and 1 (the photograph only)"
+            raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
         if self.tile_size not in (None, "auto") and not (isinstance(self.tile_size, Integral) and self.tile_size >= 64):
             wanted = 'None, "auto" or a whole number of at least 64, in pixels'
             raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, OPTIMIZERS, "optimizer")
-        if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
-            wanted = "between 0 (neighbours only) and 1 (the photograph only)"
-            raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
-        check_name(self.style_loss, STYLE_LOSSES, "style loss")
         check_weights(self.style_layers, "style_layers")
 
     def replace(self, **changes: Any) -> "Settings":
@@ -187,14 +172,20 @@ def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -
         raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
 
 
+def random_numbers(seed: int) -> np.random.Generator:
+    """NumPy's generator of random numbers, the same for the same seed; ValueError unless that is 0, 1, 2, ..."""
+    if not (isinstance(seed, Integral) and seed >= 0):
+        raise ValueError(f"Expected SEED to be a whole number of at least 0, got {seed!r}.")
+    return np.random.default_rng(seed)
+
+
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
 _FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-_LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # sides, in pixels
-_ENDINGS = (".png", ".tif", ".tiff", ".bmp", *_LONGEST)  # of what is written
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # of what is written
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
 
 
@@ -204,7 +195,7 @@ def _expanded(path: str | Path) -> Path:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Lists the pictures in a folder by name, without hidden ones; raises FileNotFoundError if there is no folder."""
+    """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError if there is no folder."""
     folder = _expanded(folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
@@ -216,7 +207,7 @@ def find_images(folder: str | Path) -> list[Path]:
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
     """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
 
-    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535, as it fits.
+    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535.
 
     Args:
         path: The file. A bare name that is not there, such as "great_wave.jpg", is looked for in `images/`.
@@ -225,15 +216,14 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
         enlarge: Whether a smaller picture is enlarged to `max_size`.
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        ValueError: If the file cannot be read as a picture of one of `_FORMATS`, or an argument is wrong.
+        ValueError: If the file cannot be read as a picture, or an argument is wrong.
     """
     path = _located(path, kind)
     _check_above_0(max_size, "max_size, in pixels,", Integral)
-    switch = str(enlarge).lower()  # from the command line False comes as "false"
-    if switch not in ("true", "yes", "1", "false", "no", "0"):
+    if not isinstance(enlarge, bool):
         raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
     picture = _to_srgb(_opened(path), "white")
-    if switch in ("true", "yes", "1") and max(picture.size) < max_size:
+    if enlarge and max(picture.size) < max_size:
         picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
@@ -247,19 +237,20 @@ def _located(path: str | Path, kind: str | None) -> Path:
     if str(path).startswith(("http:/", "https:/", "data:")):
         raise ValueError(f"{wanted}, got the address {str(path)[:200]!r}. Download it first, and name the file.")
     path = _expanded(path)
-    if os.path.isdir(path):
-        raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
     folders = [path.parent]
     if path == Path(path.name):
         below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
         folders += sorted(below, key=lambda folder: (folder.name != kind, folder.name))
-    spellings = [path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD"))]  # é in 1 or 2 signs
-    for found in (folder / name for folder in folders for name in spellings):
-        if os.path.isfile(found):
-            return found
-    there = {folder: ", ".join(found.name for found in find_images(folder)) for folder in folders[1:] or folders}
-    listed = "; ".join(f"The folder {str(folder)!r} holds: {names or 'none'}" for folder, names in there.items())
-    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {listed}. Correct the name.")
+    for folder in folders:
+        if os.path.isfile(folder / path.name):
+            return folder / path.name
+    if os.path.isdir(path):
+        raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
+    there = ""
+    for folder in folders[1:] or folders:
+        names = ", ".join(found.name for found in find_images(folder)) or "none"
+        there += f"The folder {str(folder)!r} holds: {names}. "
+    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {there}Correct the name.")
 
 
 def _opened(path: Path) -> Image.Image:
@@ -271,11 +262,9 @@ def _opened(path: Path) -> Image.Image:
                 tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
                 if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
                     raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
-                if file.format == "PNG" and file.info.get("transparency"):
-                    file.info["transparency"] = _in_8_bits(file.info["transparency"], file.tile[0][3])
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
-                    file.getexif()  # kept; from the raw blocks Pillow would write all tags anew, and fail at a bad one
+                    file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
                 needed = {"icc_profile", "transparency"}
                 file.info = {name: value for name, value in file.info.items() if name in needed}
                 return ImageOps.exif_transpose(file)
@@ -283,13 +272,6 @@ def _opened(path: Path) -> Image.Image:
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
         todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif`."
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
-
-
-def _in_8_bits(key: Any, bits: str) -> Any:
-    """The colour that is transparent in a PNG, in the 8 bits in which Pillow reads pixels of 2, 4 and 16."""
-    if bits == "RGB;16B":
-        return tuple(value >> 8 for value in key)
-    return key * {"L;2": 85, "L;4": 17}.get(bits, 1)
 
 
 def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
@@ -304,7 +286,7 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
         peak = values.max()
         full = next((full for limit, full in _WHITE.items() if peak <= limit), peak)
         values *= 255 / (full if picture.mode == "F" else max(full, 255))
-        picture = Image.fromarray(np.uint8(np.clip(np.rint(values, out=values), 0, 255, out=values)))
+        picture = Image.fromarray(np.uint8(np.clip(np.rint(values), 0, 255)))
     elif picture.has_transparency_data:
         alpha = picture.convert("RGBA").getchannel("A")
     if picture.mode not in ("L", "RGB", "CMYK", "LAB"):
@@ -318,7 +300,7 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's height and width.
+    """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's size.
 
     White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white.
 
@@ -346,11 +328,6 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
 
 
-def size_at(image: Any, scale: float) -> tuple[int, int]:
-    """The width and height of an image, scaled."""
-    return tuple(max(1, round(scale * side)) for side in (image.shape[2], image.shape[1]))
-
-
 def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
     """A copy of an image, by a factor or to a (height, width); Lanczos, averaging on the way down; in [0, 1]."""
     if np.ndim(size) == 0:
@@ -361,23 +338,22 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
 
 
 def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
-    """Writes an image to a file; the ending of its name chooses the format.
+    """Writes an image to a file, whole or not at all; the ending of its name chooses the format.
 
     Args:
         image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
         path: Ends in .png (exact), .jpg, .webp, .tif or .bmp. Makes the folder if need be; replaces a file.
         recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
     Raises:
-        ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
+        ValueError: If the image's shape or range, or the ending, is another.
+        OSError: If the file cannot be written, or its format holds no picture that large.
     """
     image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
     ending = Path(path).suffix.lower()
     endings = _ENDINGS if recipe is None else (".png",)
-    if ending not in endings or max(picture.size) > _LONGEST.get(ending, math.inf):
-        wanted = f"{', '.join(endings)} (.webp for at most 16383 pixels a side, .jpg 65500; recipes: .png)"
-        got = f"{Path(path).name!r} for {picture.width} x {picture.height}"
-        raise ValueError(f"Expected a file name ending in {wanted}, got {got}.")
+    if ending not in endings:
+        raise ValueError(f"Expected a file name ending in {', '.join(endings)}, got {Path(path).name!r}.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
         text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
@@ -388,36 +364,29 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
     """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
 
-    It replaces an earlier one only if that was made in the same way (call, network and number of steps); else it gets the
-    first name of `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
+    It replaces an earlier one only if that was made in the same way; else it gets the first name of
+    `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
     """
     call = recipe["call"]
     styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
     names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
     stem = "-".join(Path(str(name)).stem for name in names)[:50]  # which in any script are less than 255 bytes
-    folder = _expanded(folder)
-    aside = save_image(image, folder / f".{uuid.uuid4().hex}.png", recipe)  # which takes a while; the name does not
-    path = folder / f"{stem}.png"
+    path = _expanded(folder) / f"{stem}.png"
     number = 1
-    while path.exists() and not _made_alike(path, recipe):
+    while path.exists():
+        with suppress(ValueError):
+            found = read_recipe(path) | {"software": recipe["software"]}
+            if found == recipe and "'array (" not in str(call):  # of which only the shape is in a recipe
+                break
         number += 1
-        path = folder / f"{stem}-{number}.png"
-    return aside.replace(path)
-
-
-def _made_alike(path: Path, recipe: Mapping[str, Any]) -> bool:
-    try:
-        found = read_recipe(path)
-    except (OSError, ValueError):
-        return False
-    known = "'array (" not in str(recipe["call"])  # of which only the shape is in a recipe
-    return known and all(found[part] == recipe[part] for part in ("call", "network", "steps"))
+        path = path.with_name(f"{stem}-{number}.png")
+    return save_image(image, path, recipe)
 
 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
     path = _expanded(path)
-    aside = path.with_name(f"{_aside(path)}{uuid.uuid4().hex}")
+    aside = path.with_name(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
@@ -431,11 +400,6 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
             aside.unlink()  # there only where something failed
 
 
-def _aside(path: Path) -> str:
-    """What the names begin with under which a file is written at first; who is killed meanwhile leaves one."""
-    return f".{path.name[:40]}."
-
-
 def check_folder(folder: str | Path) -> None:
     """Raises OSError unless files can be written into a folder; makes it if need be."""
     _write(_expanded(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink(missing_ok=True)
@@ -445,11 +409,20 @@ def _as_picture(image: Any) -> Image.Image:
     return Image.fromarray(np.uint8(np.rint(np.asarray(image)[0] * 255)))
 
 
+def _encoded(image: Any, width: int = 512) -> bytes:
+    """A picture as JPEG, as wide as asked for; narrower, if it would be more than four times as high."""
+    picture = _as_picture(image)
+    factor = min(width / picture.width, 4 * width / picture.height)
+    picture = picture.resize([max(1, round(factor * side)) for side in picture.size])
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
 # --- Figures ---------------------------------------------------------------------------------
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LOOKS = matplotlib.cycler(color=_COLOURS, linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))))
-_BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 9}  # where a legend hides no curve
 _LOSSES = ("content", "style", "tv", "total")
 
 
@@ -460,8 +433,8 @@ def show_images(
     """Shows images side by side as one figure, stored as JPEG to keep the notebook small.
 
     Args:
-        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)`, drawn in
-            shades from its least to its largest value. ValueError if one is not.
+        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)`,
+            drawn in shades from its least to its largest value. ValueError if one is not.
         titles: One for each image, drawn above it; with `rows` one for each column. ValueError if they do not fit.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
@@ -514,46 +487,43 @@ def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> No
     if missing:
         raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
     alt = "A plot of the total loss and its three parts against the steps"
-    display(DisplayedImage(_rendered(_curves(history, weights), "png"), format="png", alt=alt))
+    display(DisplayedImage(_rendered(_drawn_history(history, weights), "png"), format="png", alt=alt))
 
 
-def _curves(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
-    """Draws the total loss and its parts, each times its weight, on a logarithmic axis."""
+def plot_curves(curves: Mapping[str, Sequence[float]], title: str) -> None:
+    """Plots losses step by step, by their labels; ValueError if there are none."""
+    if not curves or not all(map(len, curves.values())):
+        raise ValueError(f"Expected curves of one step or more, by their labels, got {dict(curves)!r:.100}.")
+    alt = f"{title}: {', '.join(curves)}"
+    display(DisplayedImage(_rendered(_drawn(curves, title), "png"), format="png", alt=alt))
+
+
+def _drawn(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.plot(history["total"], color="black", linestyle="-", linewidth=2, label="total")
     axis.set_prop_cycle(_LOOKS)
-    for name, weight in weights.items():
-        axis.plot(np.multiply(history[name], weight), label=f"{weight:g} × {name}")
-    axis.set(xlabel="step", ylabel="loss", yscale="log", title="The total loss, and what each part adds to it")
-    axis.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
-    sizes = history["size"]
-    starts = [0, *(step for step in range(1, len(sizes)) if sizes[step] != sizes[step - 1])]
-    for step in starts if len(starts) > 1 else []:
-        axis.axvline(step, color="grey", linewidth=0.8)
-        place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
-        axis.text(step, 0.97, f"{sizes[step]:g} pixels", **place)
-    axis.grid(alpha=0.3)
-    axis.legend(**_BESIDE)
+    for label, values in curves.items():
+        axis.plot(values, linewidth=2, label=f" {label}")  # one that began with _ would be hidden
+    axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
+    axis.grid(alpha=0.3, which="both")
+    legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
-def plot_totals(histories: Mapping[str, Mapping[str, Any]]) -> None:
-    """Plots the total losses of several descents, by their labels, step by step, up to four times the lowest."""
-    if not histories or not all(len(history["total"]) for history in histories.values()):
-        raise ValueError(f"Expected histories of one step or more, by their labels, got {dict(histories)!r:.100}.")
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axis = figure.subplots()
-    axis.set_prop_cycle(_LOOKS)
-    for label, history in histories.items():
-        axis.plot(history["total"], linewidth=2, label=f" {label}")  # one that began with _ would be hidden
-    lowest = min(min(history["total"]) for history in histories.values())
-    axis.set(xlabel="step", ylabel="total loss", title="The total loss", ylim=(0.95 * lowest, 4 * lowest))
-    axis.grid(alpha=0.3)
-    for text in axis.legend(**_BESIDE).get_texts():
-        text.set_parse_math(False)
-    alt = f"Curves of the total loss: {', '.join(histories)}"
-    display(DisplayedImage(_rendered(figure, "png"), format="png", alt=alt))
+def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
+    curves = {f"{weight:g} × {name}": np.multiply(history[name], weight) for name, weight in weights.items()}
+    figure = _drawn(curves | {"total": history["total"]}, "The total loss, and what each part adds to it")
+    axis = figure.axes[0]
+    axis.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
+    sizes = history["size"]
+    for step, size in enumerate(sizes):
+        if step == 0 or size != sizes[step - 1]:
+            axis.axvline(step, color="grey", linewidth=0.8)
+            place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
+            axis.text(step, 0.97, f"{size:g} pixels", **place)
+    return figure
 
 
 def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> bytes:
@@ -564,9 +534,7 @@ def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> byte
 
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
-POOLINGS = {"avg": keras.layers.AveragePooling2D, "max": keras.layers.MaxPooling2D}
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-_VGG16_SHA256 = "10b09faab061f60da5946747cb61f286c069a2d2596f0038546f0e9e23f620b2"
 
 
 class Network(NamedTuple):
@@ -586,7 +554,7 @@ _RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0
 MODELS = {  # by the names that `MODEL` takes
     "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
     "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
-    "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", smooth=True),
+    "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", True),
 }
 
 
@@ -636,12 +604,10 @@ class FeatureExtractor:
     content_layer: str  # the layer that stands for content
     style_layers: dict[str, float]  # from each layer that stands for style to its weight
     model: str  # a key of `MODELS`; where a fallback stepped in, what is really used
-    pooling: str  # "avg" or "max"
     weights: str | Path | None  # "imagenet", a file's path, or None (random)
     precision: str  # "float32" or "bfloat16": what the network computes in, and its feature maps
     smooth: bool  # whether the feature maps are smoothed
     asked: tuple[str, str]  # the model and the precision that were asked for
-    temperatures: Mapping[str, Any] | None = None  # what smoothed feature maps are divided by; None: each image's own
 
     def __post_init__(self) -> None:
         self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
@@ -649,7 +615,7 @@ class FeatureExtractor:
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
-        # The pixels, down and across, that a position of a layer stands for; rounded, for ResNet50 pads some maps.
+        # The pixels, down and across, that a position stands for; rounded, for ResNet50 pads some maps.
         strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
         self.strides = {name: strides[name] for name in self.layers}
         self.stride = max(strides.values())
@@ -667,9 +633,8 @@ class FeatureExtractor:
         """Returns an RGB image's feature maps by layer, each `(1, height, width, channels)`, of the type `precision`.
 
         Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
-        side; a compiled function checks the shape only. Smoothed maps are exp(F / T), in float32, of each map F, with
-        its temperature T (see `tuned_to`): in residual networks a few large values outweigh all others.
-        (Wang, Li & Vasconcelos, arXiv 2104.05623, divide by the sum of all, too, which ties all positions together.)
+        side; a compiled function checks the shape only. A smoothed map is asinh(F), in float32, of each map F: about
+        F where that is small, about its logarithm where it is large.
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
@@ -677,26 +642,10 @@ class FeatureExtractor:
         if min(height or self.stride, width or self.stride) < self.stride:
             wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
             raise ValueError(f"Expected an image of {wanted}. Take a larger or less narrow one, or shallower layers.")
-        features = self._computed(image)
-        if not self.smooth:
-            return features
-        temperatures = self.temperatures or self._temperatures_of([image])
-        return {layer: tf.exp(tf.cast(F, tf.float32) / temperatures[layer]) for layer, F in features.items()}
-
-    def _computed(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
-
-    def tuned_to(self, images: Sequence[Any]) -> "FeatureExtractor":
-        """The same extractor; or, if it smooths, one whose temperatures suit all of these images."""
-        return dataclasses.replace(self, temperatures=self._temperatures_of(images)) if self.smooth else self
-
-    def _temperatures_of(self, images: Sequence[Any]) -> dict[str, Any]:
-        """By layer, a third of the largest value in these images, but 1 at least."""
-        found = dict.fromkeys(self.layers, 1.0)
-        for image in images:
-            for layer, features in self._computed(resized(image, min(1, 512 / max(image.shape[1:3])))).items():
-                found[layer] = tf.maximum(found[layer], tf.cast(tf.reduce_max(features), tf.float32) / 3)
-        return found
+        features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
+        if self.smooth:
+            features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
+        return features
 
     def memory(self, image: Any, tile: int | None = None) -> float:
         """Estimates the bytes that a step needs for an image: for the feature maps and the optimiser's pictures."""
@@ -711,93 +660,86 @@ class FeatureExtractor:
 
     def __repr__(self) -> str:
         weights = "random" if self.weights is None else Path(self.weights).name
-        parts = [self.model.upper(), f"{weights} weights", f"{self.pooling} pooling", self.precision]
-        parts += ["smoothed activations"] if self.smooth else []
-        return f"{', '.join(parts)}, cut off after {self.network.layers[-1].name}"
+        smoothed = ", smoothed activations" if self.smooth else ""
+        said = f"{self.model.upper()}, {weights} weights, {self.precision}{smoothed}"
+        return f"{said}, cut off after {self.network.layers[-1].name}"
 
 
 def build_feature_extractor(
     model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping[str, float] | None = None,
-    pooling: str = "avg", weights: str | Path | None = "imagenet", precision: str = "float32",
-    smooth: bool | None = None,
+    weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
 ) -> FeatureExtractor:  # fmt: skip
-    """Builds the function that turns an image into feature maps.
+    """Builds the function that turns an image into feature maps; each max pooling becomes an average pooling.
 
     VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
 
     Args:
         model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
-        pooling: "avg" replaces each max pooling by an average pooling; "max" keeps it.
-        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always the
-            same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
+        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always
+            the same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
         precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
     Raises:
         FileNotFoundError: If the weights file is missing.
         ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
     """
     check_name(model, MODELS, "model")
-    check_name(pooling, POOLINGS, "pooling")
     asked = (model, precision)
     precision = choose_precision(precision)
     backbone, model = _load_backbone(model, weights)
-    usual = MODELS[model]
-    content_layer = usual.content_layer if content_layer is None else content_layer
-    style_layers = usual.style_layers if style_layers is None else style_layers
-    smooth = usual.smooth if smooth is None else smooth
+    content_layer = content_layer or MODELS[model].content_layer
+    style_layers = MODELS[model].style_layers if style_layers is None else style_layers
+    smooth = MODELS[model].smooth if smooth is None else smooth
     check_weights(style_layers, "style_layers")
-    style_layers = dict(style_layers)
     layers = [*style_layers, content_layer]
     names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
     for name in layers:
         check_name(name, names, "layer", f" of {model}")
 
     def copied(layer):
-        """Makes the same layer without its weights, in the precision and with the pooling asked for."""
-        kind = POOLINGS[pooling] if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+        """Makes the same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
+        kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
         return kind.from_config({**layer.get_config(), "dtype": precision})
 
     whole = keras.models.clone_model(backbone, clone_function=copied)
     whole.set_weights(backbone.get_weights())
     network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in layers})
     network.trainable = False
-    return FeatureExtractor(network, content_layer, style_layers, model, pooling, weights, precision, smooth, asked)
+    return FeatureExtractor(network, content_layer, dict(style_layers), model, weights, precision, smooth, asked)
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
+    build = MODELS[model].build
+    if weights is None:
+        keras.utils.set_random_seed(0)
+        return build(include_top=False, weights=None), model
+    path = _expanded(weights)
     if weights == "imagenet" and model != "vgg16":
         limit = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
-            return MODELS[model].build(include_top=False, weights="imagenet"), model
+            return build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
-            name = model.upper()
-            failed = f"{name}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
+            failed = f"{model.upper()}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
             todo = f"go online and run this again, or put {_ADDRESS.format(MODELS[model].file)} into {folder}"
-            print(f"{failed}, so VGG16 from weights/ stands in; to get {name}, {todo}.")
-            model = "vgg16"
+            print(f"{failed}, so VGG16 from weights/ stands in; to get {model.upper()}, {todo}.")
         finally:
             socket.setdefaulttimeout(limit)
-    state = random.getstate()
-    random.seed(0)  # Keras draws the seeds of random weights from here
-    backbone = MODELS[model].build(include_top=False, weights=None)
-    random.setstate(state)
-    if weights is None:
-        return backbone, model
-    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
+        model = "vgg16"
+    if weights == "imagenet":
+        path = VGG16_WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
-    if path.resolve() == VGG16_WEIGHTS.resolve() and hashlib.sha256(path.read_bytes()).hexdigest() != _VGG16_SHA256:
-        damaged = "is damaged: it has another SHA-256 than weights/README.md. Restore it: git checkout weights."
-        raise ValueError(f"The weights file {str(path)!r} {damaged}")
+    backbone = MODELS[model].build(include_top=False, weights=None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
             backbone.load_weights(path)
     except Exception as error:
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
-        raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit.") from error
+        todo = "It may be damaged: git checkout weights restores VGG16's."
+        raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit. {todo}") from error
     return backbone, model
 
 
@@ -811,56 +753,54 @@ class Style(NamedTuple):
     # height and width; or the path or name of a mask's file. None: everywhere.
     mask: Any = None
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
-    image_mask: Any = None  # which part of the painting counts: as `mask`, but in the image's proportions. None: all
+    image_mask: Any = None  # which part of the painting counts: as `mask`, in the image's proportions. None: all
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
     """Turns what may be passed as a style into a list of styles with arrays as images and masks, and checks it.
 
     A style is an image, or the path or name of its file; a `Style`, or a dict with its fields; or a list of these.
-    A file is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is. With
-    `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
+    A file is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is.
+    With `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
-    styles, fields = {}, Style._fields
+    styles = {}
     for number, each in enumerate(style if many else [style], 1):
         if isinstance(each, Mapping):
-            if not ("image" in each and set(each) <= set(fields)):
-                wanted = f"a file's name, or as a dict with 'image' and any of {', '.join(fields[1:])}"
+            if not ("image" in each and set(each) <= set(Style._fields)):
+                wanted = f"a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
                 raise ValueError(f"Expected a style as {wanted}, got {each}.")
             each = Style(**each)
         styles[f"style {number}" if many else "style_image"] = each if isinstance(each, Style) else Style(each)
     check_weights({name: each.weight for name, each in styles.items()}, "the styles' weights")
-    return [_read(each, name, content_image, from_files) for name, each in styles.items() if each.weight > 0]
-
-
-def _read(style: Style, name: str, content_image: Any, from_files: bool) -> Style:
-    """Returns a style with its image and its mask as checked arrays."""
-    image, scale = style.image, style.scale
-    _check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
     size = max(content_image.shape[1:3])
-    if from_files or isinstance(image, (str, os.PathLike)):
-        image = load_image(image, round(size * min(8, max(1, scale))), "style")
-        scale *= size / max(image.shape[1:3])  # the rest of it
-    image = check_image(image, name)
-    if (times := scale * max(image.shape[1:3]) / size) > 8.001:
-        why = "memory grows with the square"
-        raise ValueError(
-            f"Expected the scale of {name} to make it 8 times the picture at most, got {times:.3g}: {why}."
-        )
-    mask, image_mask = (
-        None if each is None else _checked_mask(each, of, f"the {what} of {name}")
-        for each, of, what in ((style.mask, content_image, "mask"), (style.image_mask, image, "image_mask"))
-    )
-    return Style(image, style.weight, mask, scale, image_mask)
+    found = []
+    for name, (image, weight, mask, scale, image_mask) in styles.items():
+        _check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
+        if from_files or isinstance(image, (str, os.PathLike)):
+            image = load_image(image, round(size * min(8, max(1, scale))), "style")
+            scale *= size / max(image.shape[1:3])  # the rest of it
+        image = check_image(image, name)
+        times = scale * max(image.shape[1:3]) / size
+        if times > 8.001:
+            wanted = f"Expected the scale of {name} to make it 8 times the picture at most"
+            raise ValueError(f"{wanted}, got {times:.3g}: memory grows with the square.")
+        mask = _checked_mask(mask, content_image, f"the mask of {name}")
+        image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
+        if weight > 0:
+            found.append(Style(image, weight, mask, scale, image_mask))
+    return found
 
 
-def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray:
-    """Returns the mask of an image, from a file or an array, as `load_mask` does."""
+def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray | None:
+    """Returns the mask of an image, from a file or an array, as `load_mask` does; of None, None."""
+    if mask is None:
+        return None
     mask = load_mask(mask, image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
-    size, got = tuple(image.shape[1:3]), f"{mask.dtype} of shape {mask.shape}"
+    size = tuple(image.shape[1:3])
     if mask.shape not in (size, (1, *size, 1)) or mask.dtype.kind not in "biuf":
         wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
+        got = f"{mask.dtype} of shape {mask.shape}"
         raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, image) returns that.")
     mask = mask.astype(np.float32).reshape(1, *size, 1)
     if not (mask.min() >= 0 and mask.max() <= 1):
@@ -903,11 +843,14 @@ def reach(styles: Sequence[Style]) -> np.ndarray | None:
 
     It is the sum of the styles' masks (of equal ones, one), with edges softened by up to 4 pixels to either side.
     """
-    masks = {None if style.mask is None else style.mask.tobytes(): style.mask for style in styles}
-    if None in masks or (covered := np.sum(list(masks.values()), axis=0)).min() > 0.99:
+    masks = [region.mask for region in regions(styles)]
+    if any(mask is None for mask in masks):
         return None
-    soft = lambda image: tf.nn.avg_pool2d(image, 5, 1, "SAME")
-    return soft(soft(np.minimum(covered, 1))).numpy()
+    covered = np.sum(masks, axis=0)
+    if covered.min() > 0.99:
+        return None
+    once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
+    return tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()
 
 
 def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: int) -> Callable:
@@ -925,27 +868,12 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: 
     return evaluate_within
 
 
-def remark(styles: Sequence[Style], content: Any, reach: np.ndarray | None) -> None:
-    """Says what may surprise: how much of the picture stays as it is, and paintings with too few pixels."""
-    if reach is not None:
-        print(f"{np.mean(reach < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
-    for style in styles:
-        (rows, columns), longest = style.image.shape[1:3], max(content.shape[1:3])
-        few = f"A painting has only {columns} x {rows} pixels"
-        if style.scale > 1.5:
-            print(f"{few} and is enlarged {style.scale:.2g} times: its strokes will be soft. Take a larger file.")
-        elif max(rows, columns) < longest / 2:
-            print(
-                f"{few}, the picture {longest}: strokes will be as small. Give its style a larger scale, or its file."
-            )
-
-
 def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
     """Gives an image the mean and the covariance of another's colours; RGB in [0, 1], shape `(1, height, width, 3)`.
 
-    With x its pixels, m and C their mean and covariance, m' and C' the target's (each where its mask counts): x becomes
-    `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1]. Gatys and others, arXiv 1606.05897. No colour is spread more
-    than fourfold, which theirs does to the noise in an image that is nearly grey.
+    With x its pixels, m and C their mean and covariance, m' and C' the target's (each where its mask counts), x
+    becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1]. Gatys and others, arXiv 1606.05897. No colour is
+    spread more than fourfold, which theirs does to the noise in an image that is nearly grey.
     """
 
     def statistics(pixels, weights=None):
@@ -986,32 +914,39 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     """Checks what is to be painted, and prepares its colours: the styles matched to the photograph, or all in grey.
 
     Where all paintings are grey then, so is the picture. What no mask covers is put back as it was in the photograph.
-    Unless it is `quiet`, it says how much that is, and which painting has too few pixels. Raises ValueError if anything
-    is not as `stylize` expects it.
+    Unless `quiet`, says what may surprise: how much that is, and which paintings have too few pixels. Raises
+    ValueError if anything is not as `stylize` expects it.
     """
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
     styles = as_styles(style, photograph)
     where = reach(styles)
-    colour = np.asarray
-    if not quiet:
-        remark(styles, photograph, where)
+    if where is not None and not quiet:
+        print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
+    for each in styles if not quiet else []:
+        rows, columns = each.image.shape[1:3]
+        few = f"A painting has only {columns} x {rows} pixels"
+        if each.scale > 1.5:
+            print(f"{few} and is enlarged {each.scale:.2g} times: its strokes will be soft. Take a larger file.")
+        elif max(rows, columns) < max(content.shape[1:3]) / 2:
+            print(f"{few}: strokes will be small. Give its style a larger scale, or its file.")
     if settings.colours == "luminance":
-        colour = functools.partial(with_luminance, photograph)
         content = grey(content)
         start = grey(start)
         styles = [style._replace(image=grey(style.image)) for style in styles]
     if settings.colours != "painting":
         images = [match_colours(style.image, content, style.mask, style.image_mask) for style in styles]
         styles = [style._replace(image=image) for style, image in zip(styles, images)]
-    if settings.colours != "luminance" and all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles):
-        colour = grey
+    all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
 
     def finish(image):
-        image = colour(image)
+        if settings.colours == "luminance":
+            image = with_luminance(photograph, image)
+        elif all_grey:
+            image = grey(image)
         if where is None:
-            return image
+            return np.asarray(image)
         plain = resized(photograph, image.shape[1:3])
         share = tf.image.resize(where, image.shape[1:3], "area")
         return tf.clip_by_value(plain + share * (image - plain), 0, 1).numpy()
@@ -1054,24 +989,23 @@ def unframed(image: Any, plain: Any) -> tf.Tensor:
 
 
 class Tile(NamedTuple):
-    """A part of a framed picture, as slices of rows and columns in pixels: what it sees, and what of that is its own."""
+    """A part of a framed picture, as slices of rows and columns in pixels: what it sees, and what is its own."""
 
     seen: tuple[slice, slice]
     kept: tuple[slice, slice]
 
     def of(self, whole: Any, stride: int = 1) -> Any:
         """What the tile sees of a picture, or of a map with a position for each `stride` pixels."""
-        rows, columns = self.seen
-        return whole[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride]
+        rows, columns = (slice(part.start // stride, part.stop // stride) for part in self.seen)
+        return whole[:, rows, columns]
 
     def own(self, whole: np.ndarray | None, stride: int = 1) -> Any:
         """The same of a guide, with 0 wherever another tile counts."""
         if whole is None or self.seen == self.kept:
             return whole
-        rows, columns = self.kept
-        inside = np.s_[:, rows.start // stride : rows.stop // stride, columns.start // stride : columns.stop // stride]
+        rows, columns = (slice(part.start // stride, part.stop // stride) for part in self.kept)
         kept = np.zeros_like(whole)
-        kept[inside] = whole[inside]
+        kept[:, rows, columns] = whole[:, rows, columns]
         return self.of(kept, stride)
 
 
@@ -1111,60 +1045,41 @@ class Views:
                 self._kept = features
             yield tile, features
 
+    def covered(self, mask: np.ndarray | None, stride: int) -> np.ndarray:
+        """A mask's mean at each position of a map, `(1, height, width, 1)`; None stands for one that is all white."""
+        shape = [side // stride for side in self.image.shape[1:3]]
+        if mask is None:
+            return np.ones((1, *shape, 1), np.float32)
+        return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
+
     def guide(self, mask: np.ndarray | None, stride: int) -> np.ndarray | None:
         """How much each position of a map counts: a mask, averaged down to its positions, adding up to 1.
 
-        None stands for a mask that is white everywhere, and comes back where there are no tiles, either. Raises
-        ValueError if the mask covers less than a position.
+        Without tiles None comes back for None. Raises ValueError if the mask covers less than a position.
         """
         if mask is None and len(self.tiles) == 1:
             return None
-        shape = [side // stride for side in self.image.shape[1:3]]
-        if mask is None:
-            return np.full((1, *shape, 1), 1 / math.prod(shape), np.float32)
-        guide = tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
-        if (covered := float(guide.sum())) < 1:
-            where = f"of {shape[0]} x {shape[1]} positions of {stride} pixels it covers {covered:.2g}"
+        means = self.covered(mask, stride)
+        number = float(means.sum())
+        if number < 1:
+            _, height, width, _ = means.shape
+            where = f"of {height} x {width} positions of {stride} pixels it covers {number:.2g}"
             todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
             raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
-        return guide / covered
+        return means / number
 
-    def inside(self, mask: np.ndarray | None, stride: int) -> np.ndarray:
-        """Where a mask is at least half as large as anywhere, at the positions of a map; None: everywhere."""
-        shape = [side // stride for side in self.image.shape[1:3]]
-        if mask is None:
-            return np.ones((1, *shape, 1), bool)
-        mean = tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
-        return mean >= mean.max() / 2
+    def error_guides(self, targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
+        """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.
 
-    def owners(self, masks: Sequence[np.ndarray | None], stride: int) -> np.ndarray:
-        """Which of some masks is the largest at each position of a map, `(1, height, width, 1)`, from 0."""
-        shape = [side // stride for side in self.image.shape[1:3]]
-        if len(masks) == 1:
-            return np.zeros((1, *shape, 1), np.int64)
-        means = []
-        for mask in masks:
-            if mask is None:
-                means.append(np.ones((1, *shape, 1), np.float32))
-            else:
-                means.append(tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy())
-        return np.argmax(means, axis=0)
-
-
-def own_guides(tiles: Sequence[Tile], targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
-    """For each tile, what its squared errors are multiplied by: 1 over the sum of the whole target's squares.
-
-    `targets` are the tiles' own, `(1, height, width, channels)`. Of a single tile it is None: nothing has to be told.
-    """
-    if len(tiles) == 1:
-        return [None]
-    guides = []
-    square = 0.0
-    for tile, target in zip(tiles, targets):
-        height, width = (max(each.kept[side].stop for each in tiles) // stride for side in (0, 1))
-        guides.append(tile.own(np.ones((1, height, width, 1), np.float32), stride))
-        square += float(tf.reduce_sum(guides[-1] * tf.cast(target, tf.float32) ** 2))
-    return [guide / square for guide in guides]
+        `targets` are the tiles' own, `(1, height, width, channels)`. Of a single tile it is None.
+        """
+        if len(self.tiles) == 1:
+            return [None]
+        guides = [tile.own(self.covered(None, stride), stride) for tile in self.tiles]
+        square = 0.0
+        for guide, target in zip(guides, targets):
+            square += float(tf.reduce_sum(guide * tf.cast(target, tf.float32) ** 2))
+        return [guide / square for guide in guides]
 
 
 def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]):
@@ -1215,7 +1130,7 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any) -
     called = _called_by(function, [])
     before, found = extractor.compiled.get(function.__name__, (None, None))
     if before != called:
-        found = tf.function(function, autograph=False, jit_compile=USE_XLA)
+        found = tf.function(function, autograph=False)
         extractor.compiled[function.__name__] = called, found
     found.get_concrete_function(*tf.nest.map_structure(spec, arguments))
     return found
@@ -1238,12 +1153,10 @@ def _called_by(function: Callable, found: list[Callable]) -> list[Callable]:
 def is_live() -> bool:
     """Says whether somebody watches a notebook (JupyterLab, VS Code, Colab): not in scripts, nor under nbconvert."""
     shell = get_ipython()
-    return hasattr(shell, "kernel") and (
-        "cellId"
-        in shell.get_parent().get("metadata", {})  # which JupyterLab and Notebook 7 send, and papermill does not
-        or "__vsc_ipynb_file__" in shell.user_ns
-        or "google.colab" in sys.modules
-    )
+    if not hasattr(shell, "kernel"):
+        return False
+    sent = shell.get_parent().get("metadata", {})  # JupyterLab and Notebook 7 send a cellId, papermill does not
+    return "cellId" in sent or "__vsc_ipynb_file__" in shell.user_ns or "google.colab" in sys.modules
 
 
 def duration(seconds: float) -> str:
@@ -1258,17 +1171,15 @@ class Checkpoint:
 
     Args:
         path: Its name, usually ending in .npz. A finished run removes it. None: nothing is kept.
-        palette, settings, extractor: What the picture depends on.
+        made_of: What the picture depends on: arrays, and what has a plain `repr`, nested as you like.
     Attributes:
         picture, history: What the file held; None and {} if there is none.
     Raises:
-        ValueError: If the file is no checkpoint, damaged, or of a run with other settings, pictures or network.
+        ValueError: If the file is no checkpoint, damaged, or of another run.
         OSError: If nothing can be written there.
     """
 
-    def __init__(
-        self, path: str | Path | None, palette: Palette, settings: Settings, extractor: FeatureExtractor
-    ):  # fmt: skip
+    def __init__(self, path: str | Path | None, made_of: Any):
         self.path = None
         self.picture = None
         self.history: dict[str, Any] = {}
@@ -1277,40 +1188,29 @@ class Checkpoint:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
         self.path = _expanded(path).absolute()
-        made_of = dataclasses.asdict(settings) | {"network": extractor, "photograph": palette.content}
-        made_of["start"] = palette.start
-        del made_of["tile_size"]  # which changes nothing in the picture, and "auto" goes by the memory that is free
-        for number, style in enumerate(palette.styles, 1):
-            made_of |= {f"{name} of style {number}": value for name, value in style._asdict().items()}
-        self._made_of = {}
-        for name, value in made_of.items():
-            digest = hashlib.sha256(str(np.shape(value)).encode())
-            digest.update(value.tobytes() if isinstance(value, np.ndarray) else str(value).encode())
-            self._made_of[name] = digest.hexdigest()
+        digest = hashlib.sha256()
+        for value in tf.nest.flatten(made_of):
+            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        self._key = digest.hexdigest()
         check_folder(self.path.parent)
         if not self.path.exists():
             return
+        todo = "Name another file; or, if you do not need it any more, delete it to begin anew."
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                picture = file["picture"]
                 about = json.loads(str(file["about"]))
-                history = about["history"]
-                found = dict(about["made_of"])
+                key = about["key"]
+                self.history = about["history"]
+                self.picture = file["picture"]
         except Exception as error:  # what is raised depends on where it is damaged
-            todo = "Name another file; or, if it is a checkpoint, delete it to begin anew."
-            raise ValueError(
-                f"Expected a checkpoint, got {str(self.path)!r}, which is none, or damaged. {todo}"
-            ) from error
-        names = [*self._made_of, *(found.keys() - self._made_of.keys())]
-        others = [name for name in names if found.get(name) != self._made_of.get(name)]
-        if others:
-            todo = "Delete it to begin anew, or name another file."
-            raise ValueError(f"{str(self.path)!r} is of a run with another {', '.join(others)}. {todo}")
-        self.picture, self.history = picture, history
+            got = f"{str(self.path)!r}, which is none, or damaged"
+            raise ValueError(f"Expected a checkpoint, got {got}. {todo}") from error
+        if key != self._key:
+            raise ValueError(f"{str(self.path)!r} is of a run with other pictures, settings or network. {todo}")
 
     def write(self, picture: Any, history: Mapping[str, Any]) -> None:
         """Keeps a run as it stands; says so if that fails."""
-        about = json.dumps({"made_of": self._made_of, "history": history})
+        about = json.dumps({"key": self._key, "history": history})
         try:
             _write(self.path, lambda file: np.savez(file, picture=np.asarray(picture), about=np.str_(about)))
         except OSError as error:
@@ -1336,43 +1236,46 @@ class Step(NamedTuple):
 class Run:
     """A run's book: its history, its clock, those who watch it, and whether it goes on.
 
-    Used as a context (`with run:`), in which an interrupt of the kernel is only taken note of: raised at once, it could
-    hit TensorFlow in the middle of its own book-keeping, which then stays wrong. (A third one is raised at once.)
+    Used as a context (`with run:`), in which an interrupt of the kernel is only taken note of: raised at once, it
+    could hit TensorFlow in the middle of its own book-keeping, which then stays wrong. (A third one is raised.)
 
     Args:
-        plan: Width, height and number of steps of each size.
+        plan: Of each size its scale and its number of steps.
+        palette: What is painted.
         weights: Of the three losses, for the curves.
-        observers: Called after each step with a `Step`; one that returns False stops the run.
+        callback: Called after each step with a `Step`; one that returns False stops the run.
         quiet: Says nothing.
-        finish: What to do with a painted picture before it is shown.
         checkpoint: Where the run is kept as it stands, perhaps with one to go on from.
     """
 
     def __init__(
-        self, plan: Sequence[tuple[int, int, int]], weights: Mapping[str, float], observers: Sequence[Callable] = (),
-        quiet: bool = False, finish: Callable[[Any], np.ndarray] = np.asarray, checkpoint: Checkpoint | None = None,
+        self, plan: Sequence[tuple[float, int]], palette: Palette, weights: Mapping[str, float],
+        callback: Callable | None, quiet: bool, checkpoint: Checkpoint,
     ):  # fmt: skip
         self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)}
         self.stopped = False
-        self._plan = plan
-        self._observers = list(observers)
+        self._plan = []  # width, height and number of steps
+        for scale, steps in plan:
+            height, width = (max(1, round(scale * side)) for side in palette.content.shape[1:3])
+            self._plan.append((width, height, steps))
+        self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last picture of each size
+        self._palette = palette
+        self._observers = [callback] if callback else []
         if is_live() and not quiet:
             self._observers.append(LiveView(weights))
         self._quiet = quiet
-        self._finish = finish
         self._checkpoint = checkpoint
         self._interrupts = 0
-        self._broken = ""
+        self._broken = False
         self._expected = 0.0
-        self._ends = list(itertools.accumulate(steps + 1 for _, _, steps in plan))  # each size's pictures
         self._finished = 0  # sizes, before a checkpoint
-        self._earlier = 0.0
-        if checkpoint and checkpoint.picture is not None:
+        self._earlier = 0.0  # seconds, before a checkpoint
+        if checkpoint.picture is not None:
             done = len(checkpoint.history["total"])
             self._say(f"Going on from {checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
             self._earlier = checkpoint.history["seconds"][-1]
             self._finished = sum(end <= done for end in self._ends)
-            kept = sum(steps + 1 for _, _, steps in plan[: self._finished])
+            kept = [0, *self._ends][self._finished]
             self.history = {name: values[:kept] for name, values in checkpoint.history.items()}
         self._began = time.perf_counter()
         self._next = self._began + CHECKPOINT_SECONDS
@@ -1387,28 +1290,28 @@ class Run:
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
+    def _note(self, *_: Any) -> None:
+        self._interrupts += 1
+        if self._interrupts > 2:
+            raise KeyboardInterrupt
+
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         if kind is not None:
             return
-        kept = self._checkpoint is not None and self._checkpoint.path is not None
-        if kept and (self._broken or not self.stopped):
-            self._checkpoint.path.unlink(missing_ok=True)
+        path = self._checkpoint.path
+        if path and (self._broken or not self.stopped):
+            path.unlink(missing_ok=True)
         if self._interrupts and self._quiet and not self._observers:
             raise KeyboardInterrupt  # it is meant for the loop around the run
         took = duration(time.perf_counter() - self._began)
-        if self.stopped:
-            self._say(f"Stopped after {took} and {len(self.history['total'])} steps: here is the best picture so far.")
-            if kept and not self._broken:
-                self._say(f"The same call goes on with the run, from {self._checkpoint.path.name!r}.")
-        else:
-            self._say(f"Took {took}" + (f" (expected: {duration(self._expected)})." if self._expected else "."))
-
-    def _note(self, *_: Any) -> None:
-        self._interrupts += 1
-        if self._interrupts > 2:
-            raise KeyboardInterrupt
+        if not self.stopped:
+            self._say(f"Took {took} (expected: {duration(self._expected)}).")
+            return
+        self._say(f"Stopped after {took} and {len(self.history['total'])} steps: here is the best picture so far.")
+        if path and not self._broken:
+            self._say(f"The same call goes on with the run, from {path.name!r}.")
 
     def done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
@@ -1439,22 +1342,21 @@ class Run:
                 times *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2  # forward twice, and the halo
             self._expected += times * ((steps + 1) * each + built)
         self._expected *= 1 - self.done()
-        picture = np.broadcast_to(0, (1, high, wide, 3))
-        memory = psutil.Process().memory_info().rss + extractor.memory(picture, tile)
+        memory = psutil.Process().memory_info().rss + extractor.memory(self._palette.content, tile)
         sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self._plan)
         needed = f"{duration(self._expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
         self._began = time.perf_counter()
 
-    def resume(self, image: Any, number: int) -> tuple[Any, int | None]:
-        """Returns what the n-th size starts from, and its steps: None if a checkpoint is beyond it.
+    def resume(self, image: Any, number: int) -> tuple[Any, int]:
+        """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it, or the run stopped.
 
         The size of the checkpoint is done anew, from the picture kept: L-BFGS needs some steps to find its way again.
         """
-        kept = self._checkpoint.picture if self._checkpoint else None
+        kept = self._checkpoint.picture
         if kept is not None and kept.shape == tuple(image.shape):
             image = tf.constant(kept)
-        return image, None if number < self._finished else self._plan[number][2]
+        return image, 0 if number < self._finished or self.stopped else self._plan[number][2]
 
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
         """Writes a picture's losses into the history, shows it, and returns whether the run goes on.
@@ -1465,28 +1367,29 @@ class Run:
         values = {name: float(losses[name]) for name in _LOSSES}
         step = len(self.history["total"]) + 1
         if not math.isfinite(values["total"]):
-            self._broken = f"The total loss is {values['total']:g} at step {step}"
+            broken = f"The total loss is {values['total']:g} at step {step}"
+            todo = "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have "
+            todo += "an infinite gradient, as a root has at 0."
             if step == 1:
-                raise ValueError(f"{self._broken}: expected a finite number. {_BROKEN}")
+                raise ValueError(f"{broken}: expected a finite number. {todo}")
+            print(f"{broken}, so the run stops with the best picture before. {todo}")
+            self._broken = True
             self.stopped = True
-            print(f"{self._broken}, so the run stops with the best picture before. {_BROKEN}")
             return False
         height, width = image.shape[1:3]
-        self.history["seconds"].append(self._earlier + time.perf_counter() - self._began)
-        self.history["size"].append(max(width, height))
+        values |= {"size": max(width, height), "seconds": self._earlier + time.perf_counter() - self._began}
         for name, value in values.items():
             self.history[name].append(value)
         if self._observers:
-            now = Step(step, (width, height), values, self.history, self.done(), self._finish(image))
+            now = Step(step, (width, height), values, self.history, self.done(), self._palette.finish(image))
             answers = [observer(now) for observer in self._observers]
             self.stopped = any(np.ndim(answer) == 0 and answer is not None and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
-        if self._checkpoint and self._checkpoint.path and (self.stopped or time.perf_counter() > self._next):
+        if self._checkpoint.path and (self.stopped or time.perf_counter() > self._next):
             self._checkpoint.write(image, self.history)
             self._next = time.perf_counter() + CHECKPOINT_SECONDS
         if step in self._ends:
-            there = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._say(f"{width} x {height}: {there}")
+            self._say(f"{width} x {height}: " + ", ".join(f"{name} {values[name]:.4g}" for name in _LOSSES))
         return not self.stopped
 
 
@@ -1505,16 +1408,8 @@ class LiveView:
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
-        curves.update(DisplayedImage(_rendered(_curves(now.history, self._weights), "png", 72)))
+        curves.update(DisplayedImage(_rendered(_drawn_history(now.history, self._weights), "png", 72)))
         self._next = time.perf_counter() + max(0.5, 30 * (time.perf_counter() - start))  # a thirtieth of the time
-
-
-def _encoded(image: Any, width: int = 512) -> bytes:
-    """A picture as JPEG, as wide as asked for; narrower, if it would be more than four times as high."""
-    picture, buffer = _as_picture(image), io.BytesIO()
-    factor = min(width / picture.width, 4 * width / picture.height)
-    picture.resize([max(1, round(factor * side)) for side in picture.size]).save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
 
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
@@ -1523,15 +1418,17 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    It has `call`: the files (`content`, `style`, `size`, perhaps `start`) and the settings; `network`, what to build the
-    extractor from again; `steps`, as many as were done; `software`, the versions. Of an array it has the shape only.
+    It has `call`: the files (`content`, `style`, `size`, perhaps `start`) and the settings; `network`, what to build
+    the extractor from again; `steps`, as many as were done; `software`, the versions. Of an array only the shape.
     """
-    names = ("model", "content_layer", "style_layers", "pooling", "weights", "precision", "smooth")
-    many = isinstance(files["style"], (list, tuple)) and not isinstance(files["style"], Style)
-    styles = files["style"] if many else [files["style"]]
-    styles = [style._asdict() if isinstance(style, Style) else style for style in styles]  # JSON would make it a list
+    names = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
+    style = files["style"]
+    if isinstance(style, Style):
+        style = style._asdict()  # JSON would make it a list
+    elif isinstance(style, (list, tuple)):
+        style = [each._asdict() if isinstance(each, Style) else each for each in style]
     recipe = {
-        "call": {**files, "style": styles if many else styles[0], **dataclasses.asdict(settings)},
+        "call": {**files, "style": style, **dataclasses.asdict(settings)},
         "network": {name: getattr(extractor, name) for name in names},
         "steps": len(history["total"]),
         "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
@@ -1561,8 +1458,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
-        todo = "Programs that edit or send pictures often drop it."
         got = f"{str(path)!r}, which has none that is whole"
+        todo = "Programs that edit or send pictures often drop it."
         raise ValueError(f"Expected a PNG with a recipe, as save_image writes it, got {got}. {todo}") from error
     return recipe
 
@@ -1571,8 +1468,8 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     """Writes frames to an animated file, which holds the last one for two seconds and starts again.
 
     Args:
-        frames: Each RGB in [0, 1], shape `(1, height, width, 3)`; all brought to the last one's size, 288 pixels at most.
-            Where they would be more than the 50 a second that browsers show, some are left out, evenly.
+        frames: Each RGB in [0, 1], shape `(1, height, width, 3)`; all brought to the last one's size, 288 pixels at
+            most. Where they would be more than the 50 a second that browsers show, some are left out, evenly.
         path: The file, ending in .webp (16 million colours) or .gif (256). Makes its folder; replaces a file.
         seconds: How long the frames before the last one take in all.
     Raises:
@@ -1604,7 +1501,7 @@ def show_animation(path: str | Path, caption: str) -> None:
 
 
 # --- The panel -------------------------------------------------------------------------------
-_panel = None  # what halts the run of the one that was shown last
+_panel = threading.Event()  # halts the run of the one that was shown last
 
 
 def show_panel(paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int = 256) -> None:
@@ -1619,18 +1516,19 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         return
     import ipywidgets as widgets  # takes a while, and is needed here only
 
-    if _panel is not None:
-        _panel.set()  # no run goes on behind a panel that is no longer there
+    _panel.set()  # no run goes on behind a panel that is no longer there
     _panel = halt = threading.Event()
     wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
     choices = {kind: [path.name for path in find_images(IMAGES / kind)] for kind in ("content", "style")}
     choices["size"] = sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size})
-    lists = [widgets.Dropdown(options=options, description=name, **wide) for name, options in choices.items()]
-    lists[2].value = size
-    sliders = []
-    for (name, value), (low, high) in zip(settings.weights.items(), ((-2, 2), (0, 4), (-2, 2))):  # powers of 10
+    knobs = {}
+    for name, options in choices.items():
+        knobs[name] = widgets.Dropdown(options=options, description=name, **wide)
+    knobs["size"].value = size
+    for name, value in settings.weights.items():
+        range_of = {"min": 0, "max": 4} if name == "style" else {"min": -2, "max": 2}  # powers of 10
         words = {"description": f"{name} weight", "readout_format": ".3g"}
-        sliders.append(widgets.FloatLogSlider(value, step=0.001, min=low, max=high, **words, **wide))
+        knobs[f"{name}_weight"] = widgets.FloatLogSlider(value, step=0.001, **range_of, **words, **wide)
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
@@ -1641,11 +1539,11 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     made = None
     shown = 0.0
 
-    def work(content, style, how):
+    def work(how):
         """Paints; runs in a thread, so that the buttons answer meanwhile."""
         nonlocal made
         try:
-            made = paint(content, style, extractor=extractor, callback=watch, quiet=True, **how)
+            made = paint(**how, extractor=extractor, callback=watch, quiet=True)
             image, history, _ = made
             picture.value = _encoded(image)
             bar.value = 1.0
@@ -1670,18 +1568,17 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     def on_run(_):
         if run.disabled:  # the second click of two
             return
-        run.disabled = save.disabled = True
+        run.disabled = True
+        save.disabled = True
         stop.disabled = False
         halt.clear()
         says.value = "Preparing ..."
-        content, style, side = (choice.value for choice in lists)
-        how = {"size": side}
-        for name, slider in zip(settings.weights, sliders):
-            how[f"{name}_weight"] = float(f"{slider.value:.3g}")
-        told = ", ".join([repr(content), repr(style), *(f"{name}={value!r}" for name, value in how.items())])
+        how = {name: knob.value for name, knob in knobs.items()}
+        for name in how.keys() - choices.keys():
+            how[name] = float(f"{how[name]:.3g}")
+        told = ", ".join(f"{name}={value!r}" for name, value in how.items())
         call.value = f"<code>image, history, recipe = paint({html.escape(told)})</code>"
-        how = dataclasses.asdict(settings) | how
-        threading.Thread(target=work, args=(content, style, how), daemon=True).start()
+        threading.Thread(target=work, args=[dataclasses.asdict(settings) | how], daemon=True).start()
 
     def on_save(_):
         try:
@@ -1692,6 +1589,6 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     run.on_click(on_run)
     stop.on_click(lambda _: halt.set())
     save.on_click(on_save)
-    left = widgets.VBox([*lists, *sliders, widgets.HBox([run, stop, save])])
+    left = widgets.VBox([*knobs.values(), widgets.HBox([run, stop, save])])
     right = widgets.VBox([picture, bar, says], layout={"min_width": "540px"})
     display(widgets.VBox([widgets.HBox([left, right]), call]).add_class("nst-panel"))

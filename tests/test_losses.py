@@ -202,18 +202,19 @@ def test_moments_of_a_region_against_numpy(defined, random):
 
 
 def test_hypercolumns_by_hand(defined):
-    """The finer map as it is, the coarser one enlarged, each over its length."""
-    features = {"fine": tf.ones((1, 4, 6, 2)), "coarse": 6 * tf.ones((1, 2, 3, 5))}
-    columns = defined.hypercolumns(features, {"fine": 2.0, "coarse": 3.0}, {"fine": 4, "coarse": 8})
-    assert columns.shape == (1, 4, 6, 7)
-    np.testing.assert_allclose(columns[..., :2], 0.5)
-    np.testing.assert_allclose(columns[..., 2:], 2.0)
+    """All at a quarter of the picture's size: finer maps averaged, coarser ones enlarged, each over its length."""
+    fine = np.tile(np.float32([0, 8] * 6), (1, 8, 1))[..., np.newaxis]  # columns of 0 and 8 in turn
+    features = {"fine": tf.constant(fine), "middle": tf.ones((1, 4, 6, 2)), "coarse": 6 * tf.ones((1, 2, 3, 5))}
+    lengths = {"fine": 4.0, "middle": 2.0, "coarse": 3.0}
+    columns = defined.hypercolumns(features, lengths, {"fine": 2, "middle": 4, "coarse": 8})
+    assert columns.shape == (1, 4, 6, 8)
+    np.testing.assert_allclose(columns[0, 0, 0], [1, 0.5, 0.5, 2, 2, 2, 2, 2])
 
 
 def test_lengths_against_numpy(defined, vgg16, castle):
     views = nst.Views(castle, vgg16, None)
     found = defined.lengths_in(views, vgg16.style_layers)
-    assert set(found) == {"block3_conv1", "block4_conv1"}  # those of a quarter of the height and width, and coarser
+    assert list(found) == list(vgg16.style_layers)
     for layer, length in found.items():
         F = vgg16(views.image)[layer].numpy().reshape(-1, vgg16(views.image)[layer].shape[-1])
         assert float(length) == pytest.approx(np.sqrt(np.mean(np.sum(np.float64(F) ** 2, axis=1))), rel=1e-4)
@@ -309,7 +310,7 @@ def test_the_content_loss_by_neighbours_against_numpy(defined, vgg16, castle, ch
     maps = [vgg16(nst.framed(each, 8)) for each in (castle, church, image)]
     lengths = defined.lengths_in(nst.Views(castle, vgg16, None), vgg16.style_layers)
     photo, painting, ours = (defined.hypercolumns(each, lengths, vgg16.strides).numpy() for each in maps)
-    rows, offered = (each.reshape(-1, 768).astype(np.float64) for each in (photo, painting))
+    rows, offered = (each.reshape(-1, 960).astype(np.float64) for each in (photo, painting))
     a, b = rows - rows.mean(axis=0), offered - offered.mean(axis=0)
     nearest = ((a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T).argmax(axis=1)
     target = offered[nearest].reshape(photo.shape)
@@ -324,7 +325,7 @@ def test_the_content_loss_by_neighbours_against_numpy(defined, vgg16, castle, ch
 
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 100, 0.2)])
-@pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
+@pytest.mark.parametrize("kind", ["gram", "wasserstein"])
 def test_gradient_against_finite_differences(defined, picture, random, weights, kind):
     style = random.uniform(size=(1, 32, 32, 3)).astype(np.float32)
     named = dict(zip(("content_weight", "style_weight", "tv_weight"), weights))
@@ -346,7 +347,6 @@ def test_tiles_against_whole(defined, random, model, masks):
     extractor = defined.extractor if model == "vgg16" else nst.build_feature_extractor(model, weights=None)
     castle = nst.load_image("neuschwanstein_castle.jpg", 330)[:, :130]
     church = nst.load_image("church_at_auvers.jpg", 150)
-    extractor = extractor.tuned_to([castle, church])
     styles = [nst.Style(church)]
     if masks:
         sky = np.zeros(castle.shape[1:3], np.float32)
@@ -361,16 +361,3 @@ def test_tiles_against_whole(defined, random, model, masks):
     (whole, gradient), (tiled, same) = found
     assert {name: round(tiled[name] / whole[name], 2) for name in whole} == dict.fromkeys(whole, 1.0)
     assert np.linalg.norm(same - gradient) < 0.02 * np.linalg.norm(gradient)
-
-
-def test_compiling_with_xla_changes_nothing(defined, picture, random, monkeypatch):
-    """XLA is on only where there is a GPU; here it is run on what there is."""
-    style = random.uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    found = []
-    for xla in (False, True):
-        monkeypatch.setattr(nst, "USE_XLA", xla)
-        monkeypatch.setattr(defined.extractor, "compiled", {})
-        found.append(evaluated(objective(defined, picture, style), defined.extractor, 1 - picture))
-    for name in ("content", "style", "tv", "total"):
-        assert found[0][0][name] == pytest.approx(found[1][0][name], rel=1e-3)
-    assert np.abs(found[0][1] - found[1][1]).max() < 1e-3 * np.abs(found[0][1]).max()

@@ -21,7 +21,7 @@ def test_says_what_to_expect_and_what_it_took(defined, pair, capsys):
     defined.stylize(*pair, steps=3, coarsest=48)
     first, *sizes, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Expected: ")
-    assert "GB of memory (6 steps at 48 x 32, 3 steps at 96 x 64, on CPU" in first
+    assert "GB of memory (4 steps at 48 x 32, 3 steps at 96 x 64, on CPU" in first
     assert [line.split(":")[0] for line in sizes] == ["48 x 32", "96 x 64"]
     assert all("style" in line and "total" in line for line in sizes)
     assert last.startswith("Took ") and "(expected: " in last
@@ -43,7 +43,7 @@ def test_a_callback_that_returns_false_stops_with_the_best_picture_so_far(define
     assert f"and {step} steps: here is the best picture so far" in capsys.readouterr().out
     assert np.abs(image - pair[0]).mean() > 0.01  # painted, not the photograph
     if size == 96:  # of the pictures of this size, the one whose loss was noted least
-        np.testing.assert_array_equal(image, seen[11 + np.argmin(history["total"][11:])])
+        np.testing.assert_array_equal(image, seen[8 + np.argmin(history["total"][8:])])
 
 
 def test_an_interrupt_waits_for_the_end_of_a_step(defined, pair, monkeypatch):

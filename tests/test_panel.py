@@ -76,7 +76,10 @@ def test_it_paints_shows_and_saves(panel, tmp_path):
     assert (how["extractor"], how["quiet"]) == ("the network", True)
     pixels = np.asarray(Image.open(io.BytesIO(named["Image"].value))) / 255
     assert pixels.shape == (384, 512, 3) and np.abs(pixels - 0.25).max() < 0.02
-    assert "paint(&#x27;mont_saint_michel.jpg&#x27;, &#x27;church_at_auvers.jpg&#x27;, size=100, " in panel.text()
+    assert (
+        "paint(content=&#x27;mont_saint_michel.jpg&#x27;, style=&#x27;church_at_auvers.jpg&#x27;, size=100, "
+        in panel.text()
+    )
     named["Save"].click()
     wait_for("Saved: outputs/mont_saint_michel-church_at_auvers.png", panel)
     path = tmp_path / "outputs" / "mont_saint_michel-church_at_auvers.png"

@@ -4,13 +4,12 @@ import base64
 import io
 import re
 import struct
-import unicodedata
 import zlib
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from PIL import Image, ImageCms, ImageSequence, PngImagePlugin
+from PIL import Image, ImageCms, ImageSequence
 
 import nst_helpers as nst
 
@@ -65,27 +64,19 @@ def test_the_filter_averages(save):
     assert small.min() > 110 and small.max() < 145
 
 
-@pytest.mark.parametrize("switch, size", [(False, 40), (True, 80), ("false", 40), ("No", 40), ("0", 40), ("yes", 80)])
-def test_a_picture_is_enlarged_only_when_asked_for(save, picture, tmp_path, switch, size):
-    large = nst.load_image(nst.save_image(picture, tmp_path / "a.png"), 80, enlarge=switch)
+@pytest.mark.parametrize("enlarge, size", [(False, 40), (True, 80)])
+def test_a_picture_is_enlarged_only_when_asked_for(picture, tmp_path, enlarge, size):
+    large = nst.load_image(nst.save_image(picture, tmp_path / "a.png"), 80, enlarge=enlarge)
     assert large.shape[2] == size and np.abs(large - nst.resized(picture, size / 40)).mean() < 0.02
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "imagemagick.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
 def test_the_camera_s_orientation_is_applied(save, random, name, orientation):
-    # Squares that JPEG keeps well; beside the orientation, the resolution as text, which Pillow fails to write again.
     pixels = np.kron(random.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
-    exif = b"II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation]) + bytes(3)
-    exif += b"\x1a\x01\x02\0\x03\0\0\x0072\0\0" + bytes(4)
-    options = {"exif": b"Exif\0\0" + exif, "quality": 95, "subsampling": 0, "lossless": True}
-    if name == "a.tif":
-        options = {"exif": Image.Exif()}
-        options["exif"][274] = orientation
-    elif name == "imagemagick.png":
-        options = {"pnginfo": PngImagePlugin.PngInfo()}
-        options["pnginfo"].add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n")
-    found = colours(save(pixels, name, **options))
+    exif = Image.Exif()
+    exif[274] = orientation
+    found = colours(save(pixels, name, exif=exif, quality=95, subsampling=0))
     upright = pixels.transpose(1, 0, 2) if orientation > 4 else pixels
     down, across = [(1, 1), (1, -1), (-1, -1), (-1, 1)][(orientation - 1) % 4]  # as EXIF 2.3 has it, tag 274
     np.testing.assert_allclose(found, upright[::down, ::across], atol=12 if name == "a.jpg" else 0)
@@ -129,21 +120,6 @@ def test_modes_with_colour_and_with_transparency(save, picture, name, options, e
 def test_grey_of_one_to_thirty_two_bits(save, values, name, expected):
     found = colours(save(values, name))
     assert found[0, :, 0].tolist() == expected and np.ptp(found, axis=2).max() == 0
-
-
-@pytest.mark.parametrize(
-    "bits, kind, pixels, key, expected",
-    [
-        (2, 0, b"\0\x60", [1], [WHITE, [170] * 3]),
-        (4, 0, b"\0\x3c", [3], [WHITE, [204] * 3]),
-        (8, 0, b"\0\x03\x0c", [3], [WHITE, [12] * 3]),
-        (16, 0, struct.pack(">xHH", 257 * 100, 257 * 254), [257 * 100], [WHITE, [254] * 3]),
-        (16, 2, struct.pack(">x6H", 300, 40000, 1, 257, 514, 771), [300, 40000, 1], [WHITE, [1, 2, 3]]),
-    ],
-)
-def test_a_transparent_key_colour_of_any_number_of_bits(tmp_path, bits, kind, pixels, key, expected):
-    (tmp_path / "a.png").write_bytes(png(pixels, bits, kind, (2, 1), key))
-    assert colours(tmp_path / "a.png")[0].tolist() == expected
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -208,7 +184,7 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.load_image, ["great_wave.jpg", 0], "max_size.* 0"),
         (nst.load_image, ["great_wave.jpg", 1.5], "max_size.* 1.5"),
         (nst.load_image, ["great_wave.jpg", True], "max_size.* True"),
-        (nst.load_image, ["great_wave.jpg", 64, None, "perhaps"], "enlarge.*'perhaps'"),
+        (nst.load_image, ["great_wave.jpg", 64, None, "false"], "enlarge.*'false'"),
         (nst.load_image, ["https://example.com/a.jpg"], "Download it first"),
         (nst.load_image, ["data:image/png;base64,AAAA"], "Download it first"),
         (nst.load_image, [ROOT], "the folder"),
@@ -219,8 +195,6 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_image, [IMAGE[:, :0], "a.png"], r"got \(1, 0, 4, 3\)"),
         (nst.save_image, [np.full((1, 4, 4, 3), "x"), "a.png"], "numbers"),
         (nst.save_image, [IMAGE, "a.xbm"], r"ending in \.png, .*got 'a\.xbm'"),
-        (nst.save_image, [np.zeros((1, 1, 16384, 3)), "a.webp"], r"at most 16383 .*got 'a\.webp' for 16384 x 1"),
-        (nst.save_image, [np.zeros((1, 65501, 1, 3)), "a.jpg"], "got 'a.jpg' for 1 x 65501"),
         (nst.save_animation, [[], "a.gif"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.png"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.gif", -1], "seconds.*above 0, got -1"),
@@ -228,8 +202,10 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.show_images, [[IMAGE], ["a", "b"]], "got 1 images, 2 titles"),
         (nst.show_images, [[np.uint8(IMAGE + 255)]], "range 0 to 1, got 255"),
         (nst.plot_history, [HISTORY, {"style": 1.0}], "no entries for: style"),
-        (nst.plot_totals, [{}], "Expected histories of one step or more"),
-        (nst.plot_totals, [{"a": {"total": []}}], "Expected histories of one step or more"),
+        (nst.plot_curves, [{}, ""], "Expected curves of one step or more"),
+        (nst.plot_curves, [{"a": []}, ""], "Expected curves of one step or more"),
+        (nst.random_numbers, [-1], "SEED.*at least 0, got -1"),
+        (nst.random_numbers, ["42"], "SEED.*got '42'"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, monkeypatch, call, arguments, message):
@@ -259,12 +235,6 @@ def test_find_images_lists_what_is_read(tmp_path):
     assert [path.name for path in nst.find_images(tmp_path)] == ["A.JPG", "b.png", "c.webp"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         nst.find_images(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("there, asked", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_name_with_an_accent_is_found_however_it_is_written(save, tmp_path, there, asked):
-    save(Image.new("RGB", (2, 2)), unicodedata.normalize(there, "caf\u00e9.png"))
-    assert nst.load_image(tmp_path / unicodedata.normalize(asked, "caf\u00e9.png")).shape == (1, 2, 2, 3)
 
 
 def test_the_home_folder_and_a_name_that_begins_like_one(picture, tmp_path, monkeypatch):
@@ -369,7 +339,8 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path, picture, monkeypat
 
 
 def result_of(content="a/IMG_1.jpg", style="b/wave.png", steps=4, **changes):
-    return {"call": {"content": content, "style": style, **changes}, "network": {"model": "vgg16"}, "steps": steps}
+    call = {"content": content, "style": style, **changes}
+    return {"call": call, "network": {"model": "vgg16"}, "steps": steps, "software": {}}
 
 
 def test_a_result_never_replaces_one_that_was_made_otherwise(tmp_path, picture):
@@ -441,14 +412,14 @@ def test_plots_of_losses_are_pngs_with_alternative_text(shown):
     weights = {"content": 1.0, "style": 100.0, "tv": 1.0}
     nst.plot_history(history_of(6, size=[32] * 3 + [64] * 3), weights)
     nst.plot_history(history_of(1, content=[0.0]), weights | {"content": 0.0})  # nothing above 0 to draw
-    nst.plot_totals({"Adam": history_of(4), "a$x^$b": history_of(3)})
+    nst.plot_curves({"Adam": [3.0, 2.0], "a$x^$b": [4.0]}, "The total loss")
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
     assert "against the steps" in shown[0].alt and "Adam, a$x^$b" in shown[2].alt
 
 
 def test_a_legend_names_labels_that_begin_with_an_underscore(shown):
     for labels in ["a"], ["a", "_second"]:
-        nst.plot_totals({label: history_of(4) for label in labels})
+        nst.plot_curves({label: [2.0, 1.0] for label in labels}, "")
     alone, both = ((np.asarray(Image.open(io.BytesIO(each.data)).convert("L"))[:, -60:] < 99).sum() for each in shown)
     assert both > 1.5 * alone
 

@@ -91,9 +91,7 @@ def test_lbfgs_takes_no_step_that_makes_the_loss_much_larger(defined, picture):
 # --- Sizes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "scale, steps, expected", [(1, 8, 8), (0.5, 8, 16), (0.25, 8, 30), (0.125, 8, 30), (0.5, 40, 40)]
-)
+@pytest.mark.parametrize("scale, steps, expected", [(1, 8, 8), (0.5, 8, 11), (0.25, 8, 16), (0.125, 1, 3)])
 def test_steps_by_hand(defined, scale, steps, expected):
     assert defined.steps_at(scale, steps) == expected
 
@@ -129,7 +127,7 @@ def test_returns_picture_and_history(defined, pair, optimizer, share):
     assert image.shape == pair[0].shape and image.dtype == np.float32
     assert 0 <= image.min() and image.max() <= 1
     assert set(history) == {"seconds", "size", "total", "content", "style", "tv"}
-    assert history["size"] == [32] * 9 + [64] * 5  # each size's start, and its steps
+    assert history["size"] == [32] * 7 + [64] * 5  # each size's start, and its steps
     assert min(history["total"][9:]) < 0.7 * history["total"][0]
     weights = [defined.CONTENT_WEIGHT, defined.STYLE_WEIGHT, defined.TV_WEIGHT]
     total = np.dot(weights, [history[name][9:] for name in ("content", "style", "tv")])  # unweighted, and at half
@@ -148,7 +146,7 @@ def test_a_size_ends_with_the_best_picture_it_saw(defined, pair):
     assert found < 0.5 * history["total"][0]
 
 
-@pytest.mark.parametrize("kind", nst.STYLE_LOSSES)
+@pytest.mark.parametrize("kind", ["gram", "wasserstein"])
 def test_never_worse_than_the_photograph(defined, kind):
     """A logo, whose first steps are far too long."""
     logo = np.ones((1, 96, 96, 3), np.float32)
