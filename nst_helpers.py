@@ -26,6 +26,7 @@ import textwrap
 import threading
 import time
 import timeit
+import unicodedata
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -241,9 +242,10 @@ def _located(path: str | Path, kind: str | None) -> Path:
     if path == Path(path.name):
         below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
         folders += sorted(below, key=lambda folder: (folder.name != kind, folder.name))
-    for folder in folders:
-        if os.path.isfile(folder / path.name):
-            return folder / path.name
+    spellings = [path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD"))]  # é in 1 or 2 signs
+    for found in (folder / name for folder in folders for name in spellings):
+        if os.path.isfile(found):
+            return found
     if os.path.isdir(path):
         raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
     there = ""
@@ -262,6 +264,11 @@ def _opened(path: Path) -> Image.Image:
                 tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
                 if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
                     raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
+                key = file.info.get("transparency")
+                if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
+                    bits = file.tile[0][3]
+                    times = {"L;2": 85, "L;4": 17}.get(bits, 1)
+                    file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
                 file.load()  # which already turns a TIFF upright, and forgets that it was not
                 with suppress(Exception):  # whatever a damaged block of EXIF raises
                     file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
@@ -345,8 +352,8 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
         path: Ends in .png (exact), .jpg, .webp, .tif or .bmp. Makes the folder if need be; replaces a file.
         recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
     Raises:
-        ValueError: If the image's shape or range, or the ending, is another.
-        OSError: If the file cannot be written, or its format holds no picture that large.
+        ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
+        OSError: If the file cannot be written.
     """
     image = np.asarray(image)
     picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
@@ -354,6 +361,10 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     endings = _ENDINGS if recipe is None else (".png",)
     if ending not in endings:
         raise ValueError(f"Expected a file name ending in {', '.join(endings)}, got {Path(path).name!r}.")
+    longest = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}.get(ending, math.inf)
+    if max(picture.size) > longest:
+        got = f"{picture.width} x {picture.height}. Save it as .png"
+        raise ValueError(f"Expected at most {longest} pixels a side for {ending}, got {got}.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
         text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))

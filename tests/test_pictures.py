@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_grey_of_one_to_thirty_two_bits(save, values, name, expected):
     assert found[0, :, 0].tolist() == expected and np.ptp(found, axis=2).max() == 0
 
 
+@pytest.mark.parametrize(
+    "bits, kind, pixels, key, expected",
+    [
+        (2, 0, b"\0\x60", [1], [WHITE, [170] * 3]),
+        (4, 0, b"\0\x3c", [3], [WHITE, [204] * 3]),
+        (8, 0, b"\0\x03\x0c", [3], [WHITE, [12] * 3]),
+        (16, 0, struct.pack(">xHH", 257 * 100, 257 * 254), [257 * 100], [WHITE, [254] * 3]),
+        (16, 2, struct.pack(">x6H", 300, 40000, 1, 257, 514, 771), [300, 40000, 1], [WHITE, [1, 2, 3]]),
+    ],
+)
+def test_a_transparent_key_colour_of_any_number_of_bits(tmp_path, bits, kind, pixels, key, expected):
+    (tmp_path / "a.png").write_bytes(png(pixels, bits, kind, (2, 1), key))
+    assert colours(tmp_path / "a.png")[0].tolist() == expected
+
+
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RED, GREEN = SRGB.index(b"rXYZ"), SRGB.index(b"gXYZ")  # where their places in the file are named
 SWAPPED = SRGB[:RED] + b"gXYZ" + SRGB[RED + 4 : GREEN] + b"rXYZ" + SRGB[GREEN + 4 :]
@@ -195,6 +211,8 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_image, [IMAGE[:, :0], "a.png"], r"got \(1, 0, 4, 3\)"),
         (nst.save_image, [np.full((1, 4, 4, 3), "x"), "a.png"], "numbers"),
         (nst.save_image, [IMAGE, "a.xbm"], r"ending in \.png, .*got 'a\.xbm'"),
+        (nst.save_image, [np.zeros((1, 1, 16384, 3)), "a.webp"], r"at most 16383 .*got 16384 x 1"),
+        (nst.save_image, [np.zeros((1, 65501, 1, 3)), "a.jpg"], "got 1 x 65501. Save it as .png"),
         (nst.save_animation, [[], "a.gif"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.png"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.gif", -1], "seconds.*above 0, got -1"),
@@ -235,6 +253,12 @@ def test_find_images_lists_what_is_read(tmp_path):
     assert [path.name for path in nst.find_images(tmp_path)] == ["A.JPG", "b.png", "c.webp"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         nst.find_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("there, asked", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_with_an_accent_is_found_however_it_is_written(save, tmp_path, there, asked):
+    save(Image.new("RGB", (2, 2)), unicodedata.normalize(there, "caf\u00e9.png"))
+    assert nst.load_image(tmp_path / unicodedata.normalize(asked, "caf\u00e9.png")).shape == (1, 2, 2, 3)
 
 
 def test_the_home_folder_and_a_name_that_begins_like_one(picture, tmp_path, monkeypatch):
