@@ -516,6 +516,7 @@ def _drawn(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     for label, values in curves.items():
         axis.plot(values, linewidth=2, label=f" {label}")  # one that began with _ would be hidden
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
     legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
     for text in legend.get_texts():
@@ -533,7 +534,7 @@ def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> 
         if step == 0 or size != sizes[step - 1]:
             axis.axvline(step, color="grey", linewidth=0.8)
             place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
-            axis.text(step, 0.97, f"{size:g} pixels", **place)
+            axis.text(step + 0.3, 0.97, f"{size:g} pixels", **place)
     return figure
 
 
@@ -1063,13 +1064,14 @@ class Views:
             return np.ones((1, *shape, 1), np.float32)
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
-    def guide(self, mask: np.ndarray | None, stride: int) -> np.ndarray | None:
-        """How much each position of a map counts: a mask, averaged down to its positions, adding up to 1.
+    def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> np.ndarray | None:
+        """How much each position of a layer's map counts in a tile: the mask's mean, over all of the picture 1 in sum.
 
-        Without tiles None comes back for None. Raises ValueError if the mask covers less than a position.
+        Without mask and tiles it is None. Raises ValueError if the mask covers less than a position.
         """
         if mask is None and len(self.tiles) == 1:
             return None
+        stride = self.extractor.strides[layer]
         means = self.covered(mask, stride)
         number = float(means.sum())
         if number < 1:
@@ -1077,7 +1079,7 @@ class Views:
             where = f"of {height} x {width} positions of {stride} pixels it covers {number:.2g}"
             todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
             raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
-        return means / number
+        return tile.own(means / number, stride)
 
     def error_guides(self, targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
         """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.

@@ -184,7 +184,8 @@ def test_a_guide_is_the_mask_s_average_and_adds_up_to_1(views):
     mask = np.zeros((1, 32, 48, 1), np.float32)
     mask[:, :, :20] = 0.8  # with the margin 28 pixels, or 3.5 positions, in 6 rows
     expected = np.tile([1, 1, 1, 0.5, 0, 0, 0, 0], (6, 1)) / 21
-    np.testing.assert_allclose(views.guide(mask, 8)[0, :, :, 0], expected, rtol=1e-5)
+    (tile,) = views.tiles
+    np.testing.assert_allclose(views.guide(tile, mask, "block4_conv1")[0, :, :, 0], expected, rtol=1e-5)
 
 
 def test_how_much_of_each_position_a_mask_covers(views):
@@ -194,17 +195,20 @@ def test_how_much_of_each_position_a_mask_covers(views):
 
 
 def test_no_mask_guides_only_in_tiles(views, vgg16):
-    assert views.guide(None, 8) is None
+    assert views.guide(views.tiles[0], None, "block4_conv1") is None
     tiled = nst.Views(np.zeros((1, 32, 112, 3), np.float32), vgg16, 64)  # two tiles; 6 x 16 positions
-    np.testing.assert_allclose(tiled.guide(None, 8), np.full((1, 6, 16, 1), 1 / 96), rtol=1e-6)
+    for number, tile in enumerate(tiled.tiles):
+        guide = tiled.guide(tile, None, "block4_conv1")[0, :, :, 0]  # its own 8 columns, and 5 of the halo
+        expected = np.repeat([1 / 96, 0] if number == 0 else [0, 1 / 96], [8, 5] if number == 0 else [5, 8])
+        np.testing.assert_allclose(guide, np.tile(expected, (6, 1)), rtol=1e-6)
 
 
 def test_a_mask_of_less_than_a_position_is_refused(views):
     mask = np.zeros((1, 32, 48, 1), np.float32)
     mask[:, 16:20, 16:24] = 1  # 32 of a position's 64 pixels
     with pytest.raises(ValueError, match="6 x 8 positions of 8 pixels it covers 0.5.*Enlarge"):
-        views.guide(mask, 8)
-    assert views.guide(mask, 4).max() == 0.5  # two positions of 16 pixels
+        views.guide(views.tiles[0], mask, "block4_conv1")
+    assert views.guide(views.tiles[0], mask, "block3_conv1").max() == 0.5  # two positions of 16 pixels
 
 
 # --- Colours ---------------------------------------------------------------------------------
