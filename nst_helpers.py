@@ -75,6 +75,7 @@ with suppress(ImportError):  # photographs of phones, if the package is there
 
     pillow_heif.register_heif_opener()
 Image.init()  # so that it knows all of its formats
+Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
@@ -106,9 +107,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
-        _check_above_0(self.steps, "steps", Integral)
-        _check_above_0(self.coarsest, "coarsest", Integral)
-        _check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
+        check_above_0(self.steps, "steps", whole=True)
+        check_above_0(self.coarsest, "coarsest", whole=True)
+        check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
+        if self.learning_rate > 1:
+            raise ValueError(
+                f"Expected learning_rate to be 1 at most, got {self.learning_rate}. 0.01 to 0.1 are usual."
+            )
         if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
             wanted = "between 0 (neighbours only) and 1 (the photograph only)"
             raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
@@ -167,9 +172,11 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
         raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
 
 
-def _check_above_0(number: Any, name: str, kind: type = Real, usual: str = "") -> None:
+def check_above_0(number: Any, name: str, whole: bool = False, usual: str = "") -> None:
+    """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
+    kind = Integral if whole else Real
     if isinstance(number, bool) or not (isinstance(number, kind) and 0 < number < math.inf):
-        wanted = "a whole number of at least 1" if kind is Integral else "a finite number above 0"
+        wanted = "a whole number of at least 1" if whole else "a finite number above 0"
         raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
 
 
@@ -201,6 +208,7 @@ def find_images(folder: str | Path) -> list[Path]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
     endings = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
+    endings |= {".heic", ".heif", ".mpo"}  # a phone's, which are read, or answered with what to do
     listed = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "."]
     return sorted(path for path in listed if path.is_file())
 
@@ -220,7 +228,7 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
         ValueError: If the file cannot be read as a picture, or an argument is wrong.
     """
     path = _located(path, kind)
-    _check_above_0(max_size, "max_size, in pixels,", Integral)
+    check_above_0(max_size, "max_size, in pixels,", whole=True)
     if not isinstance(enlarge, bool):
         raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
     picture = _to_srgb(_opened(path), "white")
@@ -264,6 +272,9 @@ def _opened(path: Path) -> Image.Image:
                 tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
                 if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
                     raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
+                planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
+                if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
+                    raise ValueError("a TIFF of 16 bits of a kind that would be misread")
                 key = file.info.get("transparency")
                 if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
                     bits = file.tile[0][3]
@@ -277,7 +288,7 @@ def _opened(path: Path) -> Image.Image:
                 return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
-        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif`."
+        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif` and a restart."
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
 
 
@@ -317,8 +328,13 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     Raises:
         As `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
     """
-    height, width = content_image.shape[1:3]
-    mask = _to_srgb(_opened(_located(path, "masks")), "black").convert("L")
+    height, width = check_image(content_image, "content_image").shape[1:3]
+    mask = _to_srgb(_opened(_located(path, "masks")), "black")
+    if np.ptp(np.asarray(mask), axis=2).max() > 64:  # more than JPEG does
+        raise ValueError(
+            f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}. Paint it white."
+        )
+    mask = mask.convert("L")
     columns, rows = mask.size
     if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
         got = f"{columns} x {rows} in {Path(path).name!r}. Save it at the photograph's own size"
@@ -375,7 +391,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
     """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
 
-    It replaces an earlier one only if that was made in the same way; else it gets the first name of
+    It replaces an earlier one only if that is the same, made in the same way; else it gets the first name of
     `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
     """
     call = recipe["call"]
@@ -385,10 +401,9 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     path = _expanded(folder) / f"{stem}.png"
     number = 1
     while path.exists():
-        with suppress(ValueError):
-            found = read_recipe(path) | {"software": recipe["software"]}
-            if found == recipe and "'array (" not in str(call):  # of which only the shape is in a recipe
-                break
+        with suppress(OSError, ValueError), Image.open(path) as earlier:
+            if read_recipe(path) == recipe and np.array_equal(earlier, _as_picture(image)):
+                break  # the same picture, made in the same way
         number += 1
         path = path.with_name(f"{stem}-{number}.png")
     return save_image(image, path, recipe)
@@ -533,7 +548,13 @@ def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> 
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
             axis.axvline(step, color="grey", linewidth=0.8)
-            place = {"transform": axis.get_xaxis_transform(), "rotation": 90, "va": "top", "color": "dimgrey"}
+            place = {
+                "transform": axis.get_xaxis_transform(),
+                "rotation": 90,
+                "va": "top",
+                "color": "dimgrey",
+                "clip_on": True,
+            }
             axis.text(step + 0.3, 0.97, f"{size:g} pixels", **place)
     return figure
 
@@ -776,6 +797,8 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     With `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
+    if many and not style:
+        raise ValueError("Expected one style or more, got an empty list. Name a painting.")
     styles = {}
     for number, each in enumerate(style if many else [style], 1):
         if isinstance(each, Mapping):
@@ -788,7 +811,7 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     size = max(content_image.shape[1:3])
     found = []
     for name, (image, weight, mask, scale, image_mask) in styles.items():
-        _check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
+        check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
         if from_files or isinstance(image, (str, os.PathLike)):
             image = load_image(image, round(size * min(8, max(1, scale))), "style")
             scale *= size / max(image.shape[1:3])  # the rest of it
@@ -932,6 +955,11 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
+    height, width = content.shape[1:3]
+    rows, columns = start.shape[1:3]
+    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
+        got = f"{columns} x {rows}. Crop it, or enlarge the shorter side"
+        raise ValueError(f"Expected start in the photograph's proportions, {width} x {height} pixels, got {got}.")
     styles = as_styles(style, photograph)
     where = reach(styles)
     if where is not None and not quiet:
@@ -1201,6 +1229,10 @@ class Checkpoint:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
         self.path = _expanded(path).absolute()
+        if self.path.is_dir():
+            raise ValueError(
+                f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}. Name a file in it."
+            )
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
@@ -1273,7 +1305,9 @@ class Run:
             self._plan.append((width, height, steps))
         self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last picture of each size
         self._palette = palette
-        self._observers = [callback] if callback else []
+        if callback is not None and not callable(callback):
+            raise ValueError(f"Expected callback to be a function of a step, got {callback!r}.")
+        self._observers = [] if callback is None else [callback]
         if is_live() and not quiet:
             self._observers.append(LiveView(weights))
         self._quiet = quiet
@@ -1489,7 +1523,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
         ValueError: If there is no frame, the ending is another, or `seconds` is not above 0.
     """
     ending = Path(path).suffix.lower()
-    _check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
+    check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
     if len(frames) == 0 or ending not in (".webp", ".gif"):
         got = f"{len(frames)} frames and {Path(path).name!r}"
         raise ValueError(f"Expected one or more frames and a file name ending in .webp or .gif, got {got}.")
@@ -1539,9 +1573,8 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         knobs[name] = widgets.Dropdown(options=options, description=name, **wide)
     knobs["size"].value = size
     for name, value in settings.weights.items():
-        range_of = {"min": 0, "max": 4} if name == "style" else {"min": -2, "max": 2}  # powers of 10
-        words = {"description": f"{name} weight", "readout_format": ".3g"}
-        knobs[f"{name}_weight"] = widgets.FloatLogSlider(value, step=0.001, **range_of, **words, **wide)
+        words = {"description": f"{name} weight", "min": 0, "max": 1e6}
+        knobs[f"{name}_weight"] = widgets.BoundedFloatText(value, step=1 if name == "style" else 0.1, **words, **wide)
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
@@ -1587,8 +1620,6 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         halt.clear()
         says.value = "Preparing ..."
         how = {name: knob.value for name, knob in knobs.items()}
-        for name in how.keys() - choices.keys():
-            how[name] = float(f"{how[name]:.3g}")
         told = ", ".join(f"{name}={value!r}" for name, value in how.items())
         call.value = f"<code>image, history, recipe = paint({html.escape(told)})</code>"
         threading.Thread(target=work, args=[dataclasses.asdict(settings) | how], daemon=True).start()

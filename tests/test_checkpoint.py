@@ -91,9 +91,11 @@ def test_what_is_no_checkpoint_is_refused_and_left(kept, castle, tmp_path, kind)
     assert path.read_bytes() == before
 
 
-def test_what_is_no_name_is_refused(kept):
+def test_what_is_no_name_is_refused(kept, tmp_path):
     with pytest.raises(ValueError, match="Expected a checkpoint to be a file's name.*got 5"):
         kept(path=5)
+    with pytest.raises(ValueError, match="a file's name, got the folder"):
+        kept(path=tmp_path)
 
 
 def test_a_full_disk_does_not_end_the_run(kept, castle, tmp_path, capsys):

@@ -100,7 +100,7 @@ CALLS = {
     "regions": ([MASKED, {"image": PAIR[1], "weight": 0.5}], {"style_loss": "wasserstein", "colours": "matched"}),
     "a Style": (nst.Style("great_wave.jpg", scale=2.0), {"style_weight": np.float32(30), "steps": np.int64(2)}),
     "a Path": ({"image": ROOT / "images" / "style" / "great_wave.jpg"}, {"style_layers": {"block1_conv1": 2.0}}),
-    "a start": (PAIR[1], {"start": "mont_saint_michel.jpg"}),
+    "a start": (PAIR[1], {"start": "cup_of_coffee.jpg"}),
 }
 
 

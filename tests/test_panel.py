@@ -41,7 +41,7 @@ def panel(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nst, "is_live", lambda: True)
     monkeypatch.setattr(nst, "display", boxes.append)
-    nst.show_panel(paint, nst.Settings(style_weight=1e9, colours="matched"), "the network", size=100)
+    nst.show_panel(paint, nst.Settings(style_weight=1e4, content_weight=0, colours="matched"), "the network", size=100)
     widgets = everything_in(boxes[0])
     named = {getattr(widget, "description", "") or type(widget).__name__: widget for widget in widgets}
     text = lambda: " ".join(widget.value for widget in widgets if type(widget).__name__ == "HTML")
@@ -73,6 +73,7 @@ def test_it_paints_shows_and_saves(panel, tmp_path):
     ((content, style, how),) = panel.calls
     assert (content, style, how["size"]) == ("mont_saint_michel.jpg", "church_at_auvers.jpg", 100)
     assert (how["tv_weight"], how["style_weight"], how["colours"]) == (0.5, 1e4, "matched")
+    assert how["content_weight"] == 0  # switched off
     assert (how["extractor"], how["quiet"]) == ("the network", True)
     pixels = np.asarray(Image.open(io.BytesIO(named["Image"].value))) / 255
     assert pixels.shape == (384, 512, 3) and np.abs(pixels - 0.25).max() < 0.02

@@ -113,6 +113,11 @@ def test_the_live_view_shows_the_last_picture_within_bounds(monkeypatch, recwarn
 
 
 # --- Stopping --------------------------------------------------------------------------------
+def test_a_callback_that_cannot_be_called_is_refused():
+    with pytest.raises(ValueError, match="callback to be a function of a step, got 'show'"):
+        run_of(callback="show")
+
+
 @pytest.mark.parametrize(
     "answer, stops",
     [(False, True), (np.bool_(False), True), (np.array(False), True), (tf.constant(False), True), (None, False)]

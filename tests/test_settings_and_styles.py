@@ -30,6 +30,7 @@ def half(image, left=1.0, right=0.0):
         ({"steps": True}, "steps.*got True"),
         ({"coarsest": "128"}, "coarsest.*got '128'"),
         ({"learning_rate": 0}, "learning_rate.*above 0, got 0.*usual"),
+        ({"learning_rate": 5}, "learning_rate to be 1 at most, got 5"),
         ({"colours": "grey"}, "'grey'. Valid colourings: painting, matched, luminance"),
         ({"optimizer": "sgd"}, "'sgd'. Valid optimizers: adam, lbfgs"),
         ({"style_layers": {}}, "at least one of style_layers"),
@@ -90,7 +91,7 @@ def test_a_style_s_file_is_read_at_the_size_that_its_scale_needs(scale, size, lo
 
 def test_what_is_no_style_is_refused(castle):
     for bad, message in [
-        ([], "at least one of the styles' weights"),
+        ([], "one style or more, got an empty list"),
         ([nst.Style(castle, 0)], "at least one of the styles' weights"),
         ([nst.Style(castle, -1), castle], "style 1 of the styles' weights.*-1"),
         ([castle, castle[0]], r"style 2 in the shape"),
@@ -286,6 +287,11 @@ def test_each_colouring_prepares_what_is_painted(castle, church, colours):
     assert palette.reach is None and palette.styles[1].scale == 0.5
     np.testing.assert_allclose(palette.finish(palette.content), castle, atol=2e-4)  # nothing changed: the photograph
     assert palette.finish(palette.content[:, ::2, ::2]).shape == castle[:, ::2, ::2].shape
+
+
+def test_a_start_of_other_proportions_is_refused(castle, church):
+    with pytest.raises(ValueError, match="start in the photograph's proportions, 64 x 43 pixels, got 51 x 64"):
+        nst.prepared(castle, church, church, nst.Settings())
 
 
 def test_grey_paintings_paint_in_grey(castle, church):

@@ -166,7 +166,7 @@ def test_the_parameters_are_looked_up_when_a_picture_is_painted(defined, pair, m
     assert len(history["total"]) == 3
     parts = history["content"][0] + 7 * history["style"][0] + 2 * history["tv"][0]
     assert history["total"][0] == pytest.approx(parts, rel=1e-5)
-    with pytest.raises(TypeError, match="weight_of_style"):
+    with pytest.raises(ValueError, match="Unknown setting 'weight_of_style'. Valid settings: "):
         defined.stylize(*pair, weight_of_style=3)
 
 
@@ -178,7 +178,7 @@ EDITS = {  # what stands in a function of the lesson, and what it is changed int
     "total_variation_loss": ("return", "return 50 *"),
     "total_loss": ("weight * losses", "weight ** 2 * losses"),
     "losses_and_gradient": ("tape.gradient(losses['total'], image)", "tape.gradient(losses['style'], image)"),
-    "lbfgs": ("image - part * move", "image - 0.5 * part * move"),
+    "lbfgs": ("image - length * move", "image - 0.5 * length * move"),
     "even_out": ("0.1", "0.001"),
     "hypercolumns": ("maps.append(F)", "maps.append(F ** 2)"),
     "most_alike": ("tf.argmax", "tf.argmin"),
