@@ -13,7 +13,6 @@ import datetime
 import functools
 import hashlib
 import html
-import inspect
 import io
 import itertools
 import json
@@ -30,7 +29,7 @@ import unicodedata
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -45,28 +44,20 @@ from IPython.display import Image as DisplayedImage
 from matplotlib.figure import Figure
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-
-@contextmanager
-def _quiet_stderr():
-    """Drops what native code writes to the process's stderr; Python's exceptions come through."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever else is set, here or in keras.json
-with _quiet_stderr():
+_stderr = os.dup(2)
+try:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # what native code logs while it loads; exceptions come through
     import keras
     import tensorflow as tf
 
     _GPUS = tf.config.list_physical_devices("GPU")  # the first look for one logs, too
+finally:
+    os.dup2(_stderr, 2)
+    os.close(_stderr)
 
 if keras.config.backend() != "tensorflow":
     raise ImportError("Expected Keras on TensorFlow. Restart the kernel and import nst_helpers before keras.")
@@ -82,7 +73,6 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
-OPTIMIZERS = ("adam", "lbfgs")
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
 
 
@@ -98,11 +88,13 @@ class Settings:
     steps: int = 8  # at full size (smaller sizes get more)
     coarsest: int = 64  # the longest side to begin at, in pixels
     colours: str = "painting"  # whose, one of COLOURINGS
-    optimizer: str = "lbfgs"  # one of OPTIMIZERS
+    optimizer: str = "lbfgs"  # or "adam"
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(default_factory=lambda: _VGG)  # those of style, each with its weight
+    style_layers: Mapping[str, float] = field(
+        default_factory=lambda: dict(_VGG)
+    )  # those of style, each with its weight
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
@@ -111,9 +103,7 @@ class Settings:
         check_above_0(self.coarsest, "coarsest", whole=True)
         check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
         if self.learning_rate > 1:
-            raise ValueError(
-                f"Expected learning_rate to be 1 at most, got {self.learning_rate}. 0.01 to 0.1 are usual."
-            )
+            raise ValueError(f"Expected learning_rate at 1 at most, got {self.learning_rate}. 0.01 to 0.1 are usual.")
         if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
             wanted = "between 0 (neighbours only) and 1 (the photograph only)"
             raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
@@ -121,7 +111,7 @@ class Settings:
             wanted = 'None, "auto" or a whole number of at least 64, in pixels'
             raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
         check_name(self.colours, COLOURINGS, "colouring")
-        check_name(self.optimizer, OPTIMIZERS, "optimizer")
+        check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
 
     def replace(self, **changes: Any) -> "Settings":
@@ -180,6 +170,14 @@ def check_above_0(number: Any, name: str, whole: bool = False, usual: str = "") 
         raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
 
 
+def _check_proportions(found: Sequence[int], wanted: Sequence[int], name: str) -> None:
+    rows, columns = found
+    height, width = wanted
+    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
+        got = f"{columns} x {rows}. Crop it, or save it at the photograph's own size"
+        raise ValueError(f"Expected {name} in the picture's proportions, {width} x {height} pixels, got {got}.")
+
+
 def random_numbers(seed: int) -> np.random.Generator:
     """NumPy's generator of random numbers, the same for the same seed; ValueError unless that is 0, 1, 2, ..."""
     if not (isinstance(seed, Integral) and seed >= 0):
@@ -189,8 +187,8 @@ def random_numbers(seed: int) -> np.random.Generator:
 
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
-_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP")
-_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+_READ = "AVIF BMP GIF HEIF JPEG JPEG2000 PNG PPM PSD TGA TIFF WEBP"
+_FORMATS = [name for name in _READ.split() if name in Image.OPEN]
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # of what is written
@@ -219,10 +217,8 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
     Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535.
 
     Args:
-        path: The file. A bare name that is not there, such as "great_wave.jpg", is looked for in `images/`.
-        max_size: Longest side of the result at most, in pixels. Keeps the aspect ratio.
-        kind: The folder in `images/` to look in first: "content", "style" or "masks".
-        enlarge: Whether a smaller picture is enlarged to `max_size`.
+        path: The file. A bare name that is not there is looked for in `images/`, first of all in its folder `kind`.
+        max_size: Longest side of the result at most, in pixels. A smaller picture stays as it is, unless `enlarge`.
     Raises:
         FileNotFoundError: If there is no such file; the message lists the pictures there are.
         ValueError: If the file cannot be read as a picture, or an argument is wrong.
@@ -320,29 +316,19 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's size.
 
-    White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white.
-
-    Args:
-        path: The file, as for `load_image`.
-        content_image: The picture, shape `(1, height, width, 3)`.
-    Raises:
-        As `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
+    White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white. Raises as
+    `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
     """
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
     if np.ptp(np.asarray(mask), axis=2).max() > 64:  # more than JPEG does
-        raise ValueError(
-            f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}. Paint it white."
-        )
+        raise ValueError(f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}.")
     mask = mask.convert("L")
-    columns, rows = mask.size
-    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        got = f"{columns} x {rows} in {Path(path).name!r}. Save it at the photograph's own size"
-        raise ValueError(f"Expected a mask of the picture's proportions, {width} x {height} pixels, got {got}.")
+    _check_proportions((mask.height, mask.width), (height, width), f"the mask {Path(path).name!r}")
     values = [value for value, count in enumerate(mask.histogram()) if count]
     greys = [value for value in values if 0 < value < 255]
     if values == [0, 1]:
-        mask = mask.point(lambda value: 255 * value)
+        mask = ImageOps.autocontrast(mask)
     elif greys and max(greys) < 64:  # a soft edge has lighter ones
         got = f"the values {', '.join(map(str, values))} in {Path(path).name!r}"
         todo = "If they are class numbers, save a mask for each class, white where it is."
@@ -361,18 +347,17 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
 
 
 def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
-    """Writes an image to a file, whole or not at all; the ending of its name chooses the format.
+    """Writes an image to a file, whole or not at all; replaces one, and makes the folder if need be.
 
     Args:
         image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
-        path: Ends in .png (exact), .jpg, .webp, .tif or .bmp. Makes the folder if need be; replaces a file.
+        path: Ends in .png (exact), .jpg, .webp, .tif or .bmp.
         recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
     Raises:
         ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
         OSError: If the file cannot be written.
     """
-    image = np.asarray(image)
-    picture = _as_picture(check_image(image[np.newaxis] if image.ndim == 3 else image, "the image to save"))
+    picture = _as_picture(image, "the image to save")
     ending = Path(path).suffix.lower()
     endings = _ENDINGS if recipe is None else (".png",)
     if ending not in endings:
@@ -431,17 +416,17 @@ def check_folder(folder: str | Path) -> None:
     _write(_expanded(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink(missing_ok=True)
 
 
-def _as_picture(image: Any) -> Image.Image:
-    return Image.fromarray(np.uint8(np.rint(np.asarray(image)[0] * 255)))
+def _as_picture(image: Any, name: str = "the image") -> Image.Image:
+    """An image as Pillow's, checked; it may lack the batch axis."""
+    image = np.asarray(image)
+    image = check_image(image[np.newaxis] if image.ndim == 3 else image, name)
+    return Image.fromarray(np.uint8(np.rint(image[0] * 255)))
 
 
 def _encoded(image: Any, width: int = 512) -> bytes:
     """A picture as JPEG, as wide as asked for; narrower, if it would be more than four times as high."""
-    picture = _as_picture(image)
-    factor = min(width / picture.width, 4 * width / picture.height)
-    picture = picture.resize([max(1, round(factor * side)) for side in picture.size])
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    ImageOps.contain(_as_picture(image), (width, 4 * width)).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
@@ -456,17 +441,15 @@ def show_images(
     images: Sequence[Any], titles: Sequence[str] = (), *, caption: str = "", columns: int | None = None,
     rows: Sequence[str] = (), height: float = 3.2, path: str | Path | None = None,
 ) -> None:  # fmt: skip
-    """Shows images side by side as one figure, stored as JPEG to keep the notebook small.
+    """Shows images side by side, or in a grid, as one figure, stored as JPEG to keep the notebook small.
 
     Args:
-        images: Each RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`; or `(height, width)`,
-            drawn in shades from its least to its largest value. ValueError if one is not.
-        titles: One for each image, drawn above it; with `rows` one for each column. ValueError if they do not fit.
+        images: RGB as for `save_image`; or `(height, width)`, drawn in shades from the least to the largest value.
+        titles: One for each image; with `rows`, which are labels at the left, one for each column. ValueError else.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
-        rows: A label for each row, drawn at its left.
         height: The height of a row in inches.
-        path: Where to keep the figure as a JPEG as well. Makes its folder if need be.
+        path: Where to keep the figure as well.
     """
     columns = len(titles) if len(rows) else min(columns or len(images), len(images))
     wanted = len(rows) * columns if len(rows) else len(titles) or len(images)
@@ -475,9 +458,8 @@ def show_images(
         raise ValueError(f"Expected images and as many titles (or none), or rows times titles, got {counts}.")
     arrays = []
     for image in images:
-        array = np.asarray(image, np.float32)
-        array = array[np.newaxis] if array.ndim == 3 else array
-        arrays.append(array if array.ndim == 2 else check_image(array, "an image to show")[0])
+        shades = np.ndim(image) == 2
+        arrays.append(np.asarray(image, np.float32) if shades else np.asarray(_as_picture(image, "an image to show")))
     aspects = [max(array.shape[1] / array.shape[0] for array in arrays[column::columns]) for column in range(columns)]
     aspects = np.clip(aspects, 0.75, 6.0)  # room for a title over a narrow picture
     height = min(height, 14 / sum(aspects))
@@ -490,17 +472,16 @@ def show_images(
     def wrapped(text, inches):
         return "\n".join(textwrap.fill(line, max(8, int(11 * inches))) for line in str(text).splitlines())
 
-    for number, axis in enumerate(axes.flat):
+    for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-        if number < len(arrays):
-            axis.imshow(arrays[number], cmap="magma")
-        if number < len(titles):
-            axis.set_title(wrapped(titles[number], height * aspects[number % columns]), **font)
-    for row, label in enumerate(rows):
-        axes[row, 0].set_ylabel(wrapped(label, 0.9 * height), **font)
-    if caption:
-        figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
+    for axis, array in zip(axes.flat, arrays):
+        axis.imshow(array, cmap="magma")
+    for number, title in enumerate(titles):
+        axes.flat[number].set_title(wrapped(title, height * aspects[number % columns]), **font)
+    for axis, label in zip(axes[:, 0], rows):
+        axis.set_ylabel(wrapped(label, 0.9 * height), **font)
+    figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
     data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
     if path is not None:
         _write(path, lambda file: file.write(data))
@@ -548,14 +529,8 @@ def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> 
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
             axis.axvline(step, color="grey", linewidth=0.8)
-            place = {
-                "transform": axis.get_xaxis_transform(),
-                "rotation": 90,
-                "va": "top",
-                "color": "dimgrey",
-                "clip_on": True,
-            }
-            axis.text(step + 0.3, 0.97, f"{size:g} pixels", **place)
+            across = axis.get_xaxis_transform()
+            axis.text(step + 0.3, 0.97, f"{size:g} pixels", transform=across, rotation=90, va="top", clip_on=True)
     return figure
 
 
@@ -601,8 +576,7 @@ def describe_device() -> str:
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16 if a convolution is at least a tenth faster in it.
 
-    bfloat16 has 8 of float32's 24 significant bits. It takes half the memory, and on processors made for it half the
-    time or less; on others it is slower. Raises ValueError for another format.
+    That has 8 of float32's 24 significant bits and takes half the memory. ValueError for another format.
     """
     check_name(wanted, ("auto", *PRECISIONS), "precision")
     if wanted != "auto":
@@ -680,9 +654,9 @@ class FeatureExtractor:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
         return features
 
-    def memory(self, image: Any, tile: int | None = None) -> float:
-        """Estimates the bytes that a step needs for an image: for the feature maps and the optimiser's pictures."""
-        pixels = math.prod(image.shape[1:3])
+    def memory(self, size: Sequence[float], tile: int | None = None) -> float:
+        """Estimates the bytes that a step needs at a height and width: for maps and the optimiser's pictures."""
+        pixels = math.prod(size)
         seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
         return (1.5 * self.bytes_per_pixel + 1400) * seen + 300 * pixels  # 1400: hypercolumns and their gradient
 
@@ -792,9 +766,9 @@ class Style(NamedTuple):
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
     """Turns what may be passed as a style into a list of styles with arrays as images and masks, and checks it.
 
-    A style is an image, or the path or name of its file; a `Style`, or a dict with its fields; or a list of these.
-    A file is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is.
-    With `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
+    That is an image, or the path or name of its file; a `Style`, or a dict with its fields; or a list of these. A file
+    is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is. With
+    `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
     if many and not style:
@@ -857,7 +831,7 @@ class Region(NamedTuple):
 def regions(styles: Sequence[Style]) -> list[Region]:
     """Groups styles into regions: those of the same mask are blended in it. Without masks there is one, of share 1.
 
-    Gatys and others, "Controlling Perceptual Factors in Neural Style Transfer", arXiv 1611.07865.
+    After Gatys and others, arXiv 1611.07865.
     """
     groups: dict[bytes | None, list[Style]] = {}
     for style in styles:
@@ -874,9 +848,9 @@ def regions(styles: Sequence[Style]) -> list[Region]:
 
 
 def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted, in [0, 1], `(1, height, width, 1)`; None if all of all.
+    """How much of each pixel is painted, `(1, height, width, 1)`: the masks' sum, edges softened by up to 4 pixels.
 
-    It is the sum of the styles' masks (of equal ones, one), with edges softened by up to 4 pixels to either side.
+    None if all of all.
     """
     masks = [region.mask for region in regions(styles)]
     if any(mask is None for mask in masks):
@@ -929,12 +903,6 @@ def grey(image: Any) -> np.ndarray:
     return tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image)).numpy()
 
 
-def with_luminance(image: Any, luminance: Any) -> np.ndarray:
-    """The image, brought to another's size, with the other's luminance and its own chroma (clipped to [0, 1])."""
-    image = resized(image, luminance.shape[1:3])
-    return tf.clip_by_value(image + grey(luminance) - grey(image), 0, 1).numpy()
-
-
 class Palette(NamedTuple):
     """What is painted, so that the colours come out as wanted; and what to do with what was painted."""
 
@@ -948,18 +916,13 @@ class Palette(NamedTuple):
 def prepared(content_image: Any, start: Any, style: Any, settings: Settings, quiet: bool = False) -> Palette:
     """Checks what is to be painted, and prepares its colours: the styles matched to the photograph, or all in grey.
 
-    Where all paintings are grey then, so is the picture. What no mask covers is put back as it was in the photograph.
-    Unless `quiet`, says what may surprise: how much that is, and which paintings have too few pixels. Raises
-    ValueError if anything is not as `stylize` expects it.
+    Where all paintings are grey then, so is the picture. Unless `quiet`, says how much no mask covers, which is put
+    back as it was, and which paintings have too few pixels. ValueError if anything is not as `stylize` expects it.
     """
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
-    height, width = content.shape[1:3]
-    rows, columns = start.shape[1:3]
-    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        got = f"{columns} x {rows}. Crop it, or enlarge the shorter side"
-        raise ValueError(f"Expected start in the photograph's proportions, {width} x {height} pixels, got {got}.")
+    _check_proportions(start.shape[1:3], content.shape[1:3], "start")
     styles = as_styles(style, photograph)
     where = reach(styles)
     if where is not None and not quiet:
@@ -981,21 +944,26 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
 
     def finish(image):
-        if settings.colours == "luminance":
-            image = with_luminance(photograph, image)
+        plain = resized(photograph, image.shape[1:3])
+        if settings.colours == "luminance":  # that of the image, with the photograph's chroma
+            image = tf.clip_by_value(plain + grey(image) - grey(plain), 0, 1)
         elif all_grey:
             image = grey(image)
-        if where is None:
-            return np.asarray(image)
-        plain = resized(photograph, image.shape[1:3])
-        share = tf.image.resize(where, image.shape[1:3], "area")
-        return tf.clip_by_value(plain + share * (image - plain), 0, 1).numpy()
+        if where is not None:
+            share = tf.image.resize(where, image.shape[1:3], "area")
+            image = tf.clip_by_value(plain + share * (image - plain), 0, 1)
+        return np.asarray(image)
 
     return Palette(content, resized(start, content.shape[1:3]).numpy(), styles, where, finish)
 
 
 # --- Frames and tiles ------------------------------------------------------------------------
-_MARGIN = 8  # pixels at least, on each side
+def memory_of(extractor: FeatureExtractor, palette: Palette, tile: int | None = None) -> float:
+    """Estimates the bytes that a run needs: for a step at full size, or for a look at the largest painting."""
+    needed = [extractor.memory(palette.content.shape[1:3], tile)]
+    for style in palette.styles:
+        needed.append(extractor.memory([style.scale * side for side in style.image.shape[1:3]], tile))
+    return max(needed)
 
 
 def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: Palette) -> int | None:
@@ -1003,19 +971,18 @@ def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: 
     if tile_size != "auto":
         return tile_size
     free = 6e9 if _GPUS else psutil.virtual_memory().available  # TensorFlow does not tell how much a GPU has
-    needed = [style.scale**2 * extractor.memory(style.image) for style in palette.styles]
-    return 768 if max(extractor.memory(palette.content), *needed) > 0.7 * free else None
+    return 768 if memory_of(extractor, palette) > 0.7 * free else None
 
 
 def framed(image: Any, stride: int) -> tf.Tensor:
-    """A picture or mask, `(1, height, width, channels)`, with mirrored margins, each side a multiple of `stride`.
+    """A picture or mask with mirrored margins, each side a multiple of `stride`.
 
     Near its border a feature map sees the zeros that convolutions put around a picture, and pooling leaves out rows
     that fill no position. In the margins, which are cut off again, that does no harm.
     """
     pads = [(0, 0)]
     for side in image.shape[1:3]:
-        more = math.ceil((side + 2 * _MARGIN) / stride) * stride - side
+        more = math.ceil((side + 16) / stride) * stride - side  # 8 pixels at least, on each side
         pads.append((more // 2, more - more // 2))
     return tf.constant(np.pad(image, [*pads, (0, 0)], "symmetric"))
 
@@ -1049,34 +1016,29 @@ class Tile(NamedTuple):
         return self.of(kept, stride)
 
 
-def tiles_of(image: Any, size: int | None, extractor: FeatureExtractor) -> list[Tile]:
-    """Cuts a framed picture into tiles of some `size` pixels a side; None: a single one, which is the whole.
-
-    Each sees as far beyond its own part as the deepest layer does (the extractor's halo).
-    """
-    sides = []
-    for length in image.shape[1:3]:
-        number = math.ceil(length / (size or length))
-        edges = [round(length * n / number / extractor.stride) * extractor.stride for n in range(number + 1)]
-        parts = []
-        for start, end in zip(edges, edges[1:]):
-            seen = slice(max(0, start - extractor.halo), min(length, end + extractor.halo))
-            parts.append((seen, slice(start, end)))
-        sides.append(parts)
-    return [Tile((down, across), (own, own_across)) for down, own in sides[0] for across, own_across in sides[1]]
-
-
 class Views:
-    """A picture through a network: it is framed, and yields each tile with its feature maps.
+    """A picture through a network: it is framed, cut into tiles, and yields each with its feature maps.
 
-    Of a single tile they are kept, of many they are computed anew each time, which takes less memory.
+    Tiles have some `tile_size` pixels a side, and each sees as far beyond as the deepest layer does (the extractor's
+    halo). Without a size there is one, of which the maps are kept; else they are computed anew, which saves memory.
     """
 
     def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None):
         self.image = framed(image, extractor.stride)
-        self.tiles = tiles_of(self.image, tile_size, extractor)
         self.extractor = extractor
         self._kept: dict[str, tf.Tensor] = {}
+        sides = []
+        for length in self.image.shape[1:3]:
+            number = math.ceil(length / (tile_size or length))
+            edges = [round(length * n / number / extractor.stride) * extractor.stride for n in range(number + 1)]
+            parts = []
+            for start, end in zip(edges, edges[1:]):
+                seen = slice(max(0, start - extractor.halo), min(length, end + extractor.halo))
+                parts.append((seen, slice(start, end)))
+            sides.append(parts)
+        self.tiles = [
+            Tile((down, across), (own, own_across)) for down, own in sides[0] for across, own_across in sides[1]
+        ]
 
     def __iter__(self) -> Iterator[tuple[Tile, dict[str, tf.Tensor]]]:
         for tile in self.tiles:
@@ -1112,7 +1074,7 @@ class Views:
     def error_guides(self, targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
         """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.
 
-        `targets` are the tiles' own, `(1, height, width, channels)`. Of a single tile it is None.
+        `targets` are what the tiles see of it. Of a single tile it is None.
         """
         if len(self.tiles) == 1:
             return [None]
@@ -1123,7 +1085,9 @@ class Views:
         return [guide / square for guide in guides]
 
 
-def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]):
+def evaluate_in_tiles(
+    measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]
+) -> Callable:
     """Returns the function from an image to its losses and their gradient, which looks at a tile at a time.
 
     `measure(image, goal, part)` returns what a tile adds to the whole picture's measures, `losses_of(image, measures,
@@ -1138,7 +1102,7 @@ def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: 
         return tape.gradient(measures, image, output_gradients=slopes)
 
     def call(function, *arguments):
-        return compiled(function, goal.extractor, *arguments)(*arguments)
+        return compiled(function, goal.extractor, *arguments, names=measure.__globals__)(*arguments)
 
     def evaluate(image):
         added = [call(measure, tile.of(image), goal, part) for tile, part in zip(tiles, parts)]
@@ -1155,11 +1119,11 @@ def evaluate_in_tiles(measure: Callable, losses_of: Callable, goal: Any, tiles: 
     return evaluate
 
 
-def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any) -> Callable:
+def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, names: Any = None) -> Callable:
     """Compiles a function for such arguments, with pictures, maps and tables of any size; returns it.
 
     For one size it would be compiled with other roundings, and a picture would depend on what was painted before it.
-    It is kept with the extractor until the function, or one that it calls, is defined anew.
+    It is kept with the extractor until a function is defined anew in the same place, or in that of these `names`.
     """
 
     def spec(value):
@@ -1168,25 +1132,15 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any) -
         free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())  # the dimensions that may be of any length
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
-    called = _called_by(function, [])
+    beside = []
+    for value in (names or function.__globals__).values():
+        if callable(value) and not isinstance(value, FeatureExtractor):
+            beside.append(value)
     before, found = extractor.compiled.get(function.__name__, (None, None))
-    if before != called:
+    if before != beside:
         found = tf.function(function, autograph=False)
-        extractor.compiled[function.__name__] = called, found
+        extractor.compiled[function.__name__] = beside, found
     found.get_concrete_function(*tf.nest.map_structure(spec, arguments))
-    return found
-
-
-def _called_by(function: Callable, found: list[Callable]) -> list[Callable]:
-    """Adds a function to those found, and all that it calls of what is defined beside it."""
-    found.append(function)
-    codes = [function.__code__]
-    for code in codes:  # which grows meanwhile: by the functions within the function
-        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
-        for name in code.co_names:
-            value = function.__globals__.get(name)
-            if inspect.isfunction(value) and value.__globals__ is function.__globals__ and value not in found:
-                _called_by(value, found)
     return found
 
 
@@ -1210,14 +1164,8 @@ def duration(seconds: float) -> str:
 class Checkpoint:
     """A file (npz, of plain arrays) that keeps a run's picture and history, to go on from if it is stopped or killed.
 
-    Args:
-        path: Its name, usually ending in .npz. A finished run removes it. None: nothing is kept.
-        made_of: What the picture depends on: arrays, and what has a plain `repr`, nested as you like.
-    Attributes:
-        picture, history: What the file held; None and {} if there is none.
-    Raises:
-        ValueError: If the file is no checkpoint, damaged, or of another run.
-        OSError: If nothing can be written there.
+    `made_of` is what the picture depends on: arrays, and what has a plain `repr`. Without a path nothing is kept.
+    Raises ValueError if the file is no checkpoint, damaged, or of another run, OSError if nothing can be written there.
     """
 
     def __init__(self, path: str | Path | None, made_of: Any):
@@ -1230,14 +1178,12 @@ class Checkpoint:
             raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
         self.path = _expanded(path).absolute()
         if self.path.is_dir():
-            raise ValueError(
-                f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}. Name a file in it."
-            )
+            raise ValueError(f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}.")
+        check_folder(self.path.parent)
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         self._key = digest.hexdigest()
-        check_folder(self.path.parent)
         if not self.path.exists():
             return
         todo = "Name another file; or, if you do not need it any more, delete it to begin anew."
@@ -1283,22 +1229,14 @@ class Run:
 
     Used as a context (`with run:`), in which an interrupt of the kernel is only taken note of: raised at once, it
     could hit TensorFlow in the middle of its own book-keeping, which then stays wrong. (A third one is raised.)
-
-    Args:
-        plan: Of each size its scale and its number of steps.
-        palette: What is painted.
-        weights: Of the three losses, for the curves.
-        callback: Called after each step with a `Step`; one that returns False stops the run.
-        quiet: Says nothing.
-        checkpoint: Where the run is kept as it stands, perhaps with one to go on from.
+    `plan` has the scale and the number of steps of each size; `callback` is told of each `Step`, and may return False
+    to stop the run; `checkpoint` may have one to go on from.
     """
 
     def __init__(
         self, plan: Sequence[tuple[float, int]], palette: Palette, weights: Mapping[str, float],
         callback: Callable | None, quiet: bool, checkpoint: Checkpoint,
     ):  # fmt: skip
-        self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)}
-        self.stopped = False
         self._plan = []  # width, height and number of steps
         for scale, steps in plan:
             height, width = (max(1, round(scale * side)) for side in palette.content.shape[1:3])
@@ -1314,18 +1252,18 @@ class Run:
         self._checkpoint = checkpoint
         self._interrupts = 0
         self._broken = False
-        self._expected = 0.0
-        self._finished = 0  # sizes, before a checkpoint
+        self.stopped = False
+        done = len(checkpoint.history.get("total", ()))
+        self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
+        kept = [0, *self._ends][self._finished]
+        self.history = {name: checkpoint.history.get(name, [])[:kept] for name in ("seconds", "size", *_LOSSES)}
         self._earlier = 0.0  # seconds, before a checkpoint
-        if checkpoint.picture is not None:
-            done = len(checkpoint.history["total"])
-            self._say(f"Going on from {checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
+        if done:
             self._earlier = checkpoint.history["seconds"][-1]
-            self._finished = sum(end <= done for end in self._ends)
-            kept = [0, *self._ends][self._finished]
-            self.history = {name: values[:kept] for name, values in checkpoint.history.items()}
+            self._say(f"Going on from {checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
+        self._expected = 0.0
         self._began = time.perf_counter()
-        self._next = self._began + CHECKPOINT_SECONDS
+        self._kept = self._began  # when it was written to the checkpoint
 
     def _say(self, text: str) -> None:
         if not self._quiet:
@@ -1348,7 +1286,7 @@ class Run:
         if kind is not None:
             return
         path = self._checkpoint.path
-        if path and (self._broken or not self.stopped):
+        if path and not self.stopped:
             path.unlink(missing_ok=True)
         if self._interrupts and self._quiet and not self._observers:
             raise KeyboardInterrupt  # it is meant for the loop around the run
@@ -1360,36 +1298,33 @@ class Run:
         if path and not self._broken:
             self._say(f"The same call goes on with the run, from {path.name!r}.")
 
-    def done(self) -> float:
+    def _done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
         work = [width * height for width, height, steps in self._plan for _ in range(steps + 1)]
         return sum(work[: len(self.history["total"])]) / sum(work)
 
     def expect(self, trial: Callable[[int], Callable], extractor: FeatureExtractor, tile: int | None) -> None:
-        """Says how long the run will take and how much memory it needs.
+        """Says how long the run will take and how much memory it needs, from two steps at some 256 pixels.
 
-        `trial(n)` returns the function to minimise at the n-th size. One of some 256 pixels is tried, and from it the
-        others are estimated.
+        `trial(n)` returns the function to minimise at the n-th size.
         """
         if self._quiet:
             return
         number = max(n for n, (width, height, _) in enumerate(self._plan) if n == 0 or max(width, height) < 400)
         width, height, _ = self._plan[number]
+        image = framed(np.full((1, height, width, 3), 0.5, np.float32), extractor.stride)
         start = time.perf_counter()
         evaluate = trial(number)
         built = time.perf_counter() - start
-        image = framed(np.full((1, height, width, 3), 0.5, np.float32), extractor.stride)
         evaluate(image)  # compiles
-        start = time.perf_counter()
-        evaluate(image)[1].numpy()
-        each = time.perf_counter() - start
+        each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
         for wide, high, steps in self._plan:
             times = wide * high / (width * height)
             if tile and max(wide, high) > tile:
                 times *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2  # forward twice, and the halo
             self._expected += times * ((steps + 1) * each + built)
-        self._expected *= 1 - self.done()
-        memory = psutil.Process().memory_info().rss + extractor.memory(self._palette.content, tile)
+        self._expected *= 1 - self._done()
+        memory = psutil.Process().memory_info().rss + memory_of(extractor, self._palette, tile)
         sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self._plan)
         needed = f"{duration(self._expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
@@ -1408,8 +1343,7 @@ class Run:
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
         """Writes a picture's losses into the history, shows it, and returns whether the run goes on.
 
-        The image is `(1, height, width, 3)`. Where its loss is not finite the run stops; at the first of all that is a
-        ValueError.
+        Where its loss is not finite the run stops; at the first of all that is a ValueError.
         """
         values = {name: float(losses[name]) for name in _LOSSES}
         step = len(self.history["total"]) + 1
@@ -1428,13 +1362,13 @@ class Run:
         for name, value in values.items():
             self.history[name].append(value)
         if self._observers:
-            now = Step(step, (width, height), values, self.history, self.done(), self._palette.finish(image))
+            now = Step(step, (width, height), values, self.history, self._done(), self._palette.finish(image))
             answers = [observer(now) for observer in self._observers]
             self.stopped = any(np.ndim(answer) == 0 and answer is not None and not answer for answer in answers)
         self.stopped |= self._interrupts > 0
-        if self._checkpoint.path and (self.stopped or time.perf_counter() > self._next):
+        if self._checkpoint.path and (self.stopped or time.perf_counter() > self._kept + CHECKPOINT_SECONDS):
             self._checkpoint.write(image, self.history)
-            self._next = time.perf_counter() + CHECKPOINT_SECONDS
+            self._kept = time.perf_counter()
         if step in self._ends:
             self._say(f"{width} x {height}: " + ", ".join(f"{name} {values[name]:.4g}" for name in _LOSSES))
         return not self.stopped
@@ -1465,8 +1399,8 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    It has `call`: the files (`content`, `style`, `size`, perhaps `start`) and the settings; `network`, what to build
-    the extractor from again; `steps`, as many as were done; `software`, the versions. Of an array only the shape.
+    Its `call` has the files and the settings, `network` what to build the extractor from again; with the number of
+    `steps` that were done and the versions of the `software`. Of an array there is only the shape.
     """
     names = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
     style = files["style"]
@@ -1490,9 +1424,9 @@ def make_recipe(
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Reads how a picture was made, as `make_recipe` wrote it, from a PNG that `save_image` wrote.
+    """Reads how a picture was made from a PNG that `save_image` wrote; what is in it is left for `paint` to check.
 
-    Raises FileNotFoundError without the file, ValueError if it carries no recipe; the rest is left to `paint`.
+    Raises FileNotFoundError without the file, ValueError if it carries no recipe.
     """
     path = _expanded(path)
     if not path.exists():
@@ -1512,15 +1446,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
-    """Writes frames to an animated file, which holds the last one for two seconds and starts again.
+    """Writes frames to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
 
-    Args:
-        frames: Each RGB in [0, 1], shape `(1, height, width, 3)`; all brought to the last one's size, 288 pixels at
-            most. Where they would be more than the 50 a second that browsers show, some are left out, evenly.
-        path: The file, ending in .webp (16 million colours) or .gif (256). Makes its folder; replaces a file.
-        seconds: How long the frames before the last one take in all.
-    Raises:
-        ValueError: If there is no frame, the ending is another, or `seconds` is not above 0.
+    Frames are RGB in [0, 1], shape `(1, height, width, 3)`. All are brought to the last one's size, 288 pixels at
+    most; where they would be more than the 50 a second that browsers show, some are left out, evenly. Those before the
+    last take some `seconds` in all. Raises ValueError if there is no frame, or for another ending or time.
     """
     ending = Path(path).suffix.lower()
     check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
@@ -1531,7 +1461,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     chosen = [*np.linspace(0, len(frames) - 2, number).round().astype(int), -1]
     ends = np.linspace(0, 100 * seconds, number + 1).round()  # in hundredths of a second, as GIF counts
     times = [*np.diff(10 * ends).astype(int).tolist(), 2000]
-    pictures = [_as_picture(check_image(frames[index], "a frame")) for index in chosen]
+    pictures = [_as_picture(frames[index], "a frame") for index in chosen]
     pictures[-1].thumbnail((288, 288))
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
     options = {"append_images": others, "duration": times, "loop": 0, "quality": 60}  # GIF has no quality
@@ -1552,10 +1482,7 @@ _panel = threading.Event()  # halts the run of the one that was shown last
 
 
 def show_panel(paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int = 256) -> None:
-    """Shows a panel of widgets that calls the notebook's `paint`; where nobody watches, a sentence on it instead.
-
-    The other three are what the panel begins with; `size` is the longest side in pixels.
-    """
+    """Shows a panel that calls `paint`, and begins with the other three; where nobody watches, says how to go on."""
     global _panel
     if not is_live():
         code = 'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)'

@@ -184,15 +184,19 @@ EDITS = {  # what stands in a function of the lesson, and what it is changed int
     "most_alike": ("tf.argmax", "tf.argmin"),
     "moments": ("return (mean,", "return (0 * mean,"),
     "wasserstein": ("- 2 * overlap", "- overlap"),
+    "trace_of_root": ("return (tf.reduce_sum", "return (3 * tf.reduce_sum"),
+    "dot": ("a * b", "2 * a * b"),
     "next_start": ("plain + change", "plain"),
     "smoothed": ("3, 1", "5, 1"),
 }
 
 
-@pytest.mark.parametrize("name", EDITS)
-def test_editing_a_function_changes_the_picture_and_no_other_cell_has_to_run(defined, pair, monkeypatch, name):
-    """Each idea has one definition, and the one that is explained is the one that paints."""
-    settings = {"steps": 2, "coarsest": 32, "quiet": True}
+@pytest.mark.parametrize("name, tile_size", [*((name, None) for name in EDITS), ("gram_matrix", 64)])
+def test_editing_a_function_changes_the_picture_and_no_other_cell_has_to_run(
+    defined, pair, monkeypatch, name, tile_size
+):
+    """Each idea has one definition, and the one that is explained is the one that paints, in tiles as well."""
+    settings = {"steps": 2, "coarsest": 32, "quiet": True, "tile_size": tile_size}
     before, _ = defined.stylize(*pair, **settings)
     function = next(node for node in ast.parse(defined.source).body if getattr(node, "name", "") == name)
     old, new = EDITS[name]
