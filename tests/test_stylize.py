@@ -184,7 +184,7 @@ EDITS = {  # what stands in a function of the lesson, and what it is changed int
     "most_alike": ("tf.argmax", "tf.argmin"),
     "moments": ("return (mean,", "return (0 * mean,"),
     "wasserstein": ("- 2 * overlap", "- overlap"),
-    "trace_of_root": ("return (tf.reduce_sum", "return (3 * tf.reduce_sum"),
+    "trace_of_root": ("/ 2", "/ 9"),
     "dot": ("a * b", "2 * a * b"),
     "next_start": ("plain + change", "plain"),
     "smoothed": ("3, 1", "5, 1"),
@@ -227,13 +227,17 @@ def test_nothing_is_compiled_twice(defined, pair):
     assert function.experimental_get_tracing_count() == before
 
 
-def test_a_network_goes_when_nobody_holds_it(defined, pair):
-    extractor = nst.build_feature_extractor("vgg16", weights=None)
-    defined.stylize(*pair, **SHORT, extractor=extractor)
-    watched = weakref.ref(extractor)
-    del extractor
-    gc.collect()
-    assert watched() is None
+def test_a_network_goes_when_nobody_holds_it_and_so_do_its_graphs(defined, pair):
+    graphs = []
+    for _ in range(3):
+        extractor = nst.build_feature_extractor("vgg16", weights=None)
+        defined.stylize(*pair, **SHORT, extractor=extractor)
+        watched = weakref.ref(extractor)
+        del extractor
+        gc.collect()
+        assert watched() is None
+        graphs.append(sum(type(each).__name__ == "FuncGraph" for each in gc.get_objects()))
+    assert graphs[1] == graphs[2]
 
 
 @pytest.mark.parametrize("content, style", [((18, 160), (140, 20)), ((160, 18), (20, 140)), ((5, 40), (64, 64))])
