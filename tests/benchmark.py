@@ -177,7 +177,6 @@ def sizes():
 
 
 def tiles():
-    whole = 0.0
     whole = 0.0  # seconds for a pixel
     rows = [("pixels", "tiles", "seconds a step", "peak memory", "time per pixel, over whole")]
     for pixels, tile in ((512, None), (1024, None), (1024, 384), (2048, None), (2048, 768), (4096, 768)):
