@@ -438,54 +438,48 @@ _LOSSES = ("content", "style", "tv", "total")
 
 
 def show_images(
-    images: Sequence[Any], titles: Sequence[str] = (), *, caption: str = "", columns: int | None = None,
-    rows: Sequence[str] = (), height: float = 3.2, path: str | Path | None = None,
+    pictures: Mapping[str, Any] | Sequence[Any], caption: str, *, columns: int | None = None, height: float = 3.2,
+    path: str | Path | None = None,
 ) -> None:  # fmt: skip
-    """Shows images side by side, or in a grid, as one figure, stored as JPEG to keep the notebook small.
+    """Shows pictures side by side, or in a grid, as one figure, stored as JPEG to keep the notebook small.
 
     Args:
-        images: RGB as for `save_image`; or `(height, width)`, drawn in shades from the least to the largest value.
-        titles: One for each image; with `rows`, which are labels at the left, one for each column. ValueError else.
+        pictures: By their titles, or without: RGB as for `save_image`; or `(height, width)`, drawn in shades from the
+            least to the largest value. ValueError if there are none.
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
         height: The height of a row in inches.
         path: Where to keep the figure as well.
     """
-    columns = len(titles) if len(rows) else min(columns or len(images), len(images))
-    wanted = len(rows) * columns if len(rows) else len(titles) or len(images)
-    if len(images) == 0 or len(images) != wanted:
-        counts = f"{len(images)} images, {len(titles)} titles and {len(rows)} rows"
-        raise ValueError(f"Expected images and as many titles (or none), or rows times titles, got {counts}.")
+    if not len(pictures):
+        raise ValueError("Expected one picture or more to show, got none.")
+    titles = list(pictures) if isinstance(pictures, Mapping) else [""] * len(pictures)
     arrays = []
-    for image in images:
-        shades = np.ndim(image) == 2
-        arrays.append(np.asarray(image, np.float32) if shades else np.asarray(_as_picture(image, "an image to show")))
+    for picture in pictures.values() if isinstance(pictures, Mapping) else pictures:
+        shades = np.ndim(picture) == 2
+        arrays.append(np.asarray(picture if shades else _as_picture(picture, "an image to show"), np.float32))
+    columns = min(columns or len(arrays), len(arrays))
+    lines = math.ceil(len(arrays) / columns)
     aspects = [max(array.shape[1] / array.shape[0] for array in arrays[column::columns]) for column in range(columns)]
     aspects = np.clip(aspects, 0.75, 6.0)  # room for a title over a narrow picture
     height = min(height, 14 / sum(aspects))
-    lines = math.ceil(len(arrays) / columns)
-    for_titles = 0.6 if len(rows) else 0.3 * lines
-    figure = Figure(figsize=(height * sum(aspects), height * lines + for_titles), layout="constrained")
+    figure = Figure(figsize=(height * sum(aspects), (height + 0.3) * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, width_ratios=aspects)
     font = {"fontsize": 11, "parse_math": False}
 
     def wrapped(text, inches):
-        return "\n".join(textwrap.fill(line, max(8, int(11 * inches))) for line in str(text).splitlines())
+        return "\n".join(textwrap.fill(line, max(8, int(11 * inches))) for line in text.splitlines())
 
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for axis, array in zip(axes.flat, arrays):
-        axis.imshow(array, cmap="magma")
-    for number, title in enumerate(titles):
-        axes.flat[number].set_title(wrapped(title, height * aspects[number % columns]), **font)
-    for axis, label in zip(axes[:, 0], rows):
-        axis.set_ylabel(wrapped(label, 0.9 * height), **font)
+        axis.axis("off")
+    for number, (axis, title, array) in enumerate(zip(axes.flat, titles, arrays)):
+        axis.imshow(array if array.ndim == 2 else array / 255, cmap="magma")
+        axis.set_title(wrapped(title, height * aspects[number % columns]), **font)
     figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
     data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
     if path is not None:
         _write(path, lambda file: file.write(data))
-    display(DisplayedImage(data, format="jpeg", alt=caption or ", ".join(map(str, titles))))
+    display(DisplayedImage(data, format="jpeg", alt=caption))
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
@@ -1023,7 +1017,7 @@ class Views:
     halo). Without a size there is one, of which the maps are kept; else they are computed anew, which saves memory.
     """
 
-    def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None):
+    def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None = None):
         self.image = framed(image, extractor.stride)
         self.extractor = extractor
         self._kept: dict[str, tf.Tensor] = {}
@@ -1054,7 +1048,25 @@ class Views:
             return np.ones((1, *shape, 1), np.float32)
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
-    def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> np.ndarray | None:
+    def whole(self, function: Callable, stride: int) -> Any:
+        """Puts a map of the whole picture together, a position for each `stride` pixels, from a function of features.
+
+        Args:
+            function: From a tile's feature maps, by layer, to a map of what the tile sees.
+        """
+        if len(self.tiles) == 1:
+            return function(next(iter(self))[1])
+        ones = self.covered(None, stride)
+        found = None
+        for tile, features in self:
+            seen = function(features).numpy()
+            if found is None:
+                found = np.empty((*ones.shape[:3], seen.shape[-1]), seen.dtype)
+            own = tile.own(ones, stride)[..., 0] > 0
+            tile.of(found, stride)[own] = seen[own]
+        return found
+
+    def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> tf.Tensor | None:
         """How much each position of a layer's map counts in a tile: the mask's mean, over all of the picture 1 in sum.
 
         Without mask and tiles it is None. Raises ValueError if the mask covers less than a position.
@@ -1069,9 +1081,9 @@ class Views:
             where = f"of {height} x {width} positions of {stride} pixels it covers {number:.2g}"
             todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
             raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
-        return tile.own(means / number, stride)
+        return tf.constant(tile.own(means / number, stride))
 
-    def error_guides(self, targets: Iterable[Any], stride: int) -> list[np.ndarray | None]:
+    def error_guides(self, targets: Iterable[Any], stride: int) -> list[tf.Tensor | None]:
         """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.
 
         `targets` are what the tiles see of it. Of a single tile it is None.
@@ -1082,7 +1094,7 @@ class Views:
         square = 0.0
         for guide, target in zip(guides, targets):
             square += float(tf.reduce_sum(guide * tf.cast(target, tf.float32) ** 2))
-        return [guide / square for guide in guides]
+        return [tf.constant(guide / square) for guide in guides]
 
 
 def evaluate_in_tiles(
@@ -1234,33 +1246,32 @@ class Run:
     """
 
     def __init__(
-        self, plan: Sequence[tuple[float, int]], palette: Palette, weights: Mapping[str, float],
-        callback: Callable | None, quiet: bool, checkpoint: Checkpoint,
+        self, plan: Sequence[tuple[float, int]], palette: Palette, settings: Settings, extractor: FeatureExtractor,
+        callback: Callable | None, quiet: bool, checkpoint: str | Path | None,
     ):  # fmt: skip
-        self._plan = []  # width, height and number of steps
-        for scale, steps in plan:
-            height, width = (max(1, round(scale * side)) for side in palette.content.shape[1:3])
-            self._plan.append((width, height, steps))
-        self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last picture of each size
-        self._palette = palette
         if callback is not None and not callable(callback):
             raise ValueError(f"Expected callback to be a function of a step, got {callback!r}.")
+        self._plan = plan
+        self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last picture of each size
+        self._palette = palette
+        self._extractor = extractor
+        self._tile = settings.tile_size
+        self._quiet = quiet
         self._observers = [] if callback is None else [callback]
         if is_live() and not quiet:
-            self._observers.append(LiveView(weights))
-        self._quiet = quiet
-        self._checkpoint = checkpoint
+            self._observers.append(LiveView(settings.weights))
         self._interrupts = 0
         self._broken = False
         self.stopped = False
-        done = len(checkpoint.history.get("total", ()))
+        self._checkpoint = Checkpoint(checkpoint, [palette[:3], settings.replace(tile_size=None), extractor])
+        before = self._checkpoint.history
+        done = len(before.get("total", ()))
         self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
         kept = [0, *self._ends][self._finished]
-        self.history = {name: checkpoint.history.get(name, [])[:kept] for name in ("seconds", "size", *_LOSSES)}
-        self._earlier = 0.0  # seconds, before a checkpoint
+        self.history = {name: before.get(name, [])[:kept] for name in ("seconds", "size", *_LOSSES)}
+        self._earlier = before["seconds"][-1] if done else 0.0
         if done:
-            self._earlier = checkpoint.history["seconds"][-1]
-            self._say(f"Going on from {checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
+            self._say(f"Going on from {self._checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
         self._expected = 0.0
         self._began = time.perf_counter()
         self._kept = self._began  # when it was written to the checkpoint
@@ -1298,34 +1309,39 @@ class Run:
         if path and not self._broken:
             self._say(f"The same call goes on with the run, from {path.name!r}.")
 
+    def _size(self, scale: float) -> tuple[int, int]:
+        """Width and height of the picture at a scale, in pixels."""
+        height, width = (max(1, round(scale * side)) for side in self._palette.content.shape[1:3])
+        return width, height
+
     def _done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
-        work = [width * height for width, height, steps in self._plan for _ in range(steps + 1)]
+        work = [scale**2 for scale, steps in self._plan for _ in range(steps + 1)]
         return sum(work[: len(self.history["total"])]) / sum(work)
 
-    def expect(self, trial: Callable[[int], Callable], extractor: FeatureExtractor, tile: int | None) -> None:
+    def expect(self, trial: Callable[[float], Callable]) -> None:
         """Says how long the run will take and how much memory it needs, from two steps at some 256 pixels.
 
-        `trial(n)` returns the function to minimise at the n-th size.
+        `trial(scale)` returns the function to minimise at a scale.
         """
         if self._quiet:
             return
-        number = max(n for n, (width, height, _) in enumerate(self._plan) if n == 0 or max(width, height) < 400)
-        width, height, _ = self._plan[number]
-        image = framed(np.full((1, height, width, 3), 0.5, np.float32), extractor.stride)
-        trial(number)(image)  # compiles, which is no part of the estimate
+        tried = max((scale for scale, _ in self._plan if max(self._size(scale)) < 400), default=self._plan[0][0])
+        width, height = self._size(tried)
+        image = framed(np.full((1, height, width, 3), 0.5, np.float32), self._extractor.stride)
+        trial(tried)(image)  # compiles, which is no part of the estimate
         start = time.perf_counter()
-        evaluate = trial(number)
+        evaluate = trial(tried)
         built = time.perf_counter() - start
         each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
-        for wide, high, steps in self._plan:
-            times = wide * high / (width * height)
-            if tile and max(wide, high) > tile:
-                times *= 4 / 3 * (1 + 2 * extractor.halo / tile) ** 2  # forward twice, and the halo
+        for scale, steps in self._plan:
+            times = (scale / tried) ** 2
+            if self._tile and max(self._size(scale)) > self._tile:
+                times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice, and the halo
             self._expected += times * ((steps + 1) * each + built)
         self._expected *= 1 - self._done()
-        memory = psutil.Process().memory_info().rss + memory_of(extractor, self._palette, tile)
-        sizes = ", ".join(f"{steps} steps at {width} x {height}" for width, height, steps in self._plan)
+        memory = psutil.Process().memory_info().rss + memory_of(self._extractor, self._palette, self._tile)
+        sizes = ", ".join(f"{steps} steps at {' x '.join(map(str, self._size(scale)))}" for scale, steps in self._plan)
         needed = f"{duration(self._expected)} and {memory / 1e9:.1f} GB of memory"
         print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
         self._began = time.perf_counter()
@@ -1338,7 +1354,7 @@ class Run:
         kept = self._checkpoint.picture
         if kept is not None and kept.shape == tuple(image.shape):
             image = tf.constant(kept)
-        return image, 0 if number < self._finished or self.stopped else self._plan[number][2]
+        return image, 0 if number < self._finished or self.stopped else self._plan[number][1]
 
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
         """Writes a picture's losses into the history, shows it, and returns whether the run goes on.

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +14,6 @@ from PIL import Image
 
 import nst_helpers as nst
 
-WEIGHTS = {"content": 1.0, "style": 20.0, "tv": 2.0}
-
 
 def image_of(width, height, value=0.5):
     return tf.fill((1, height, width, 3), value)
@@ -24,17 +21,19 @@ def image_of(width, height, value=0.5):
 
 def losses_of(total):
     """Losses as the notebook's objective returns them."""
-    return {name: tf.constant(value) for name, value in zip(("total", *WEIGHTS), (total, 1.0, 2.0, 3.0))}
+    return {
+        name: tf.constant(value) for name, value in zip(("total", "content", "style", "tv"), (total, 1.0, 2.0, 3.0))
+    }
 
 
-def run_of(plan=((1.0, 5),), callback=None, quiet=True, size=(4, 4), finish=np.asarray, kept=(None, {})):
+def palette_of(size, finish=np.asarray):
+    black = np.zeros((1, size[1], size[0], 3))
+    return nst.Palette(black, black, [], None, finish)
+
+
+def run_of(plan=((1.0, 5),), callback=None, quiet=True, size=(4, 4), finish=np.asarray, checkpoint=None):
     """A run at scales of a picture of some width and height."""
-    palette = SimpleNamespace(content=np.zeros((1, size[1], size[0], 3)), finish=finish)
-    picture, history = kept
-    path = None if picture is None else Path("run.npz")
-    return nst.Run(
-        plan, palette, WEIGHTS, callback, quiet, SimpleNamespace(path=path, picture=picture, history=history)
-    )
+    return nst.Run(plan, palette_of(size, finish), nst.Settings(), None, callback, quiet, checkpoint)
 
 
 def test_a_callback_is_told_of_every_picture_and_its_losses():
@@ -156,7 +155,7 @@ def test_a_third_interrupt_is_raised_at_once_and_without_a_word(capsys):
 def test_an_interrupt_ends_a_loop_of_quiet_runs_unless_somebody_watches_them(capsys):
     for callback in (None, bool):
         with pytest.raises(KeyboardInterrupt) if callback is None else nullcontext(), run_of(callback=callback) as run:
-            run.expect(pytest.fail, None, None)  # a quiet run tries nothing
+            run.expect(pytest.fail)  # a quiet run tries nothing
             signal.raise_signal(signal.SIGINT)
             assert not run.record(losses_of(9.0), image_of(4, 4))
     assert capsys.readouterr().out == ""
@@ -186,14 +185,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys, total):
 
 
 @pytest.mark.parametrize("done", range(8))
-def test_a_resumed_run_paints_what_was_left(tmp_path, monkeypatch, done):
+def test_a_resumed_run_paints_what_was_left(tmp_path, done):
     """Of 3 pictures at one size and 4 at the next; what was kept is white, all else black."""
-    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.npz"
     sizes = [4, 4, 4, 8, 8, 8, 8]
     history = {name: [1.0] * done for name in ("seconds", *losses_of(1.0))} | {"size": sizes[:done]}
     kept_size = sizes[done - 1]
-    picture = np.ones((1, kept_size, kept_size, 3), np.float32) if done else None
-    run = run_of([(0.5, 2), (1.0, 3)], size=(8, 8), kept=(picture, history))
+    if done:
+        made_of = [palette_of((8, 8))[:3], nst.Settings(tile_size=None), None]
+        nst.Checkpoint(path, made_of).write(np.ones((1, kept_size, kept_size, 3), np.float32), history)
+    run = run_of([(0.5, 2), (1.0, 3)], size=(8, 8), checkpoint=path)
     for number, size in enumerate((4, 8)):
         image, steps = run.resume(image_of(size, size, 0.0), number)
         assert np.mean(image) == (done > 0 and size == kept_size)
