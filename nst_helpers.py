@@ -35,7 +35,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import psutil
 from IPython import get_ipython
@@ -73,6 +72,9 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
+# The first convolution of each block of VGG; in ResNet50 the last activation at each resolution. Each with its weight.
+_VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
+_RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
 
 
@@ -92,18 +94,16 @@ class Settings:
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(
-        default_factory=lambda: dict(_VGG)
-    )  # those of style, each with its weight
+    style_layers: Mapping[str, float] = field(default_factory=_VGG.copy)  # those of style, each with its weight
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
-        check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
-        if self.learning_rate > 1:
-            raise ValueError(f"Expected learning_rate at 1 at most, got {self.learning_rate}. 0.01 to 0.1 are usual.")
+        if not (isinstance(self.learning_rate, Real) and 0 < self.learning_rate <= 1):
+            got = f"{self.learning_rate!r}. 0.01 to 0.1 are usual"
+            raise ValueError(f"Expected learning_rate at 1 at most and above 0, got {got}.")
         if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
             wanted = "between 0 (neighbours only) and 1 (the photograph only)"
             raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
@@ -133,20 +133,18 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     if tf.is_symbolic_tensor(image):  # in a compiled function, which does not know the pixels yet
         return image
     array = np.asarray(image)
-    if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
-        raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
-    array = array.astype(np.float32, copy=False)
-    if not (array.min() >= 0 and array.max() <= 1):  # nor with NaN
+    numbers = array.dtype.kind in "biuf"
+    if not (numbers and array.min() >= 0 and array.max() <= 1):  # nor with NaN
+        got = f"{array.min():g} to {array.max():g}" if numbers else f"{array.dtype}, which are no numbers"
         todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
         todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
-        raise ValueError(f"Expected {name} in the range 0 to 1, got {array.min():g} to {array.max():g}. {todo}")
-    return array
+        raise ValueError(f"Expected {name} in the range 0 to 1, got {got}. {todo}")
+    return array.astype(np.float32, copy=False)
 
 
 def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None:
     """Raises ValueError, with the valid names, unless a name is one of them."""
-    valid = list(valid)
-    if name not in valid:
+    if name not in list(valid):
         ending = "es" if what.endswith("s") else "s"
         raise ValueError(f"Unknown {what} {name!r}. Valid {what}{ending}{of}: {', '.join(valid)}.")
 
@@ -162,17 +160,15 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
         raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
 
 
-def check_above_0(number: Any, name: str, whole: bool = False, usual: str = "") -> None:
+def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
     kind = Integral if whole else Real
     if isinstance(number, bool) or not (isinstance(number, kind) and 0 < number < math.inf):
         wanted = "a whole number of at least 1" if whole else "a finite number above 0"
-        raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
+        raise ValueError(f"Expected {name} to be {wanted}, got {number!r}.")
 
 
-def _check_proportions(found: Sequence[int], wanted: Sequence[int], name: str) -> None:
-    rows, columns = found
-    height, width = wanted
+def _check_proportions(rows: int, columns: int, height: int, width: int, name: str) -> None:
     if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
         got = f"{columns} x {rows}. Crop it, or save it at the photograph's own size"
         raise ValueError(f"Expected {name} in the picture's proportions, {width} x {height} pixels, got {got}.")
@@ -187,11 +183,10 @@ def random_numbers(seed: int) -> np.random.Generator:
 
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
-_READ = "AVIF BMP GIF HEIF JPEG JPEG2000 PNG PPM PSD TGA TIFF WEBP"
-_FORMATS = [name for name in _READ.split() if name in Image.OPEN]
+_READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP"}
+_FORMATS = sorted(_READ & Image.OPEN.keys())
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # of what is written
 _RECIPE = "nst-recipe"  # the name of the text in a PNG
 
 
@@ -213,8 +208,6 @@ def find_images(folder: str | Path) -> list[Path]:
 
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
     """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
-
-    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535.
 
     Args:
         path: The file. A bare name that is not there is looked for in `images/`, first of all in its folder `kind`.
@@ -317,15 +310,15 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's size.
 
     White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white. Raises as
-    `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
+    `load_image`; ValueError also if the proportions are not the picture's, or it holds colours or class numbers.
     """
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
     if np.ptp(np.asarray(mask), axis=2).max() > 64:  # more than JPEG does
         raise ValueError(f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}.")
     mask = mask.convert("L")
-    _check_proportions((mask.height, mask.width), (height, width), f"the mask {Path(path).name!r}")
-    values = [value for value, count in enumerate(mask.histogram()) if count]
+    _check_proportions(mask.height, mask.width, height, width, f"the mask {Path(path).name!r}")
+    values = np.unique(mask).tolist()
     greys = [value for value in values if 0 < value < 255]
     if values == [0, 1]:
         mask = ImageOps.autocontrast(mask)
@@ -359,7 +352,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     """
     picture = _as_picture(image, "the image to save")
     ending = Path(path).suffix.lower()
-    endings = _ENDINGS if recipe is None else (".png",)
+    endings = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"] if recipe is None else [".png"]
     if ending not in endings:
         raise ValueError(f"Expected a file name ending in {', '.join(endings)}, got {Path(path).name!r}.")
     longest = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}.get(ending, math.inf)
@@ -368,7 +361,7 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
         raise ValueError(f"Expected at most {longest} pixels a side for {ending}, got {got}.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
-        text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
+        text.add_itxt("nst-recipe", json.dumps(recipe, indent=1))
     kind = Image.registered_extensions()[ending]
     return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes what it knows
 
@@ -433,7 +426,7 @@ def _encoded(image: Any, width: int = 512) -> bytes:
 # --- Figures ---------------------------------------------------------------------------------
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LOOKS = matplotlib.cycler(color=_COLOURS, linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))))
+_LINES = ("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _LOSSES = ("content", "style", "tv", "total")
 
 
@@ -490,53 +483,46 @@ def show_images(
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
     """Plots a history as `stylize` returns it (ValueError if it is empty): the total loss and its weighted parts."""
-    missing = [name for name in ("size", "total", *weights) if not len(history.get(name, ()))]
-    if missing:
-        raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
-    alt = "A plot of the total loss and its three parts against the steps"
-    display(DisplayedImage(_rendered(_drawn_history(history, weights), "png"), format="png", alt=alt))
+    display(_history_plot(history, weights))
 
 
 def plot_curves(curves: Mapping[str, Sequence[float]], title: str) -> None:
     """Plots losses step by step, by their labels; ValueError if there are none."""
+    display(_plot(curves, title))
+
+
+def _history_plot(history: Mapping[str, Any], weights: Mapping[str, float]) -> DisplayedImage:
+    curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
+    curves["total"] = history.get("total", ())
+    return _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
+
+
+def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[float] = ()) -> DisplayedImage:
     if not curves or not all(map(len, curves.values())):
         raise ValueError(f"Expected curves of one step or more, by their labels, got {dict(curves)!r:.100}.")
-    alt = f"{title}: {', '.join(curves)}"
-    display(DisplayedImage(_rendered(_drawn(curves, title), "png"), format="png", alt=alt))
-
-
-def _drawn(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.set_prop_cycle(_LOOKS)
+    axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
     for label, values in curves.items():
-        axis.plot(values, linewidth=2, label=f" {label}")  # one that began with _ would be hidden
+        shown = label.replace("$", r"\$")  # which would begin a formula
+        axis.plot(values, linewidth=2, label=f" {shown}")  # one that began with _ would be hidden
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
-    legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return figure
-
-
-def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
-    curves = {f"{weight:g} × {name}": np.multiply(history[name], weight) for name, weight in weights.items()}
-    figure = _drawn(curves | {"total": history["total"]}, "The total loss, and what each part adds to it")
-    axis = figure.axes[0]
-    axis.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
-    sizes = history["size"]
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
+            axis.set_ylim(bottom=max(curves["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
             axis.axvline(step, color="grey", linewidth=0.8)
             across = axis.get_xaxis_transform()
             axis.text(step + 0.3, 0.97, f"{size:g} pixels", transform=across, rotation=90, va="top", clip_on=True)
-    return figure
+    alt = f"{title}, against the steps: {', '.join(curves)}"
+    return DisplayedImage(_rendered(figure, "png"), format="png", alt=alt)
 
 
-def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> bytes:
+def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, **options)
+    figure.savefig(buffer, format=kind, dpi=100, **options)
     return buffer.getvalue()
 
 
@@ -785,7 +771,7 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     size = max(content_image.shape[1:3])
     found = []
     for name, (image, weight, mask, scale, image_mask) in styles.items():
-        check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
+        check_above_0(scale, f"the scale of {name}")
         if from_files or isinstance(image, (str, os.PathLike)):
             image = load_image(image, round(size * min(8, max(1, scale))), "style")
             scale *= size / max(image.shape[1:3])  # the rest of it
@@ -922,7 +908,7 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
-    _check_proportions(start.shape[1:3], content.shape[1:3], "start")
+    _check_proportions(*start.shape[1:3], *content.shape[1:3], "start")
     styles = as_styles(style, photograph)
     where = reach(styles)
     if where is not None and not quiet:
@@ -1389,7 +1375,7 @@ class LiveView:
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
-        curves.update(DisplayedImage(_rendered(_drawn_history(now.history, self._weights), "png", 72)))
+        curves.update(_history_plot(now.history, self._weights))
         self._next = time.perf_counter() + max(0.5, 30 * (time.perf_counter() - start))  # a thirtieth of the time
 
 
@@ -1453,7 +1439,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0
     last take some `seconds` in all. Raises ValueError if there is no frame, or for another ending or time.
     """
     ending = Path(path).suffix.lower()
-    check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
+    check_above_0(seconds, "seconds")
     if len(frames) == 0 or ending not in (".webp", ".gif"):
         got = f"{len(frames)} frames and {Path(path).name!r}"
         raise ValueError(f"Expected one or more frames and a file name ending in .webp or .gif, got {got}.")
