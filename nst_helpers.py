@@ -532,21 +532,18 @@ VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
 
 
 class Network(NamedTuple):
-    """What has to be known of a network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
+    """A network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
 
     build: Callable[..., keras.Model]
     content_layer: str  # its map has an eighth of the picture's height and width
     style_layers: Mapping[str, float]  # each with its weight
-    file: str = ""  # where its weights are, for `_ADDRESS`
+    file: str  # where its weights are, for `_ADDRESS`
     smooth: bool = False  # whether its feature maps have to be smoothed
 
 
 _ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-# The first convolution of each block; in ResNet50 the last activation at each resolution, which has seen all blocks.
-_VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
-_RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 MODELS = {  # by the names that `MODEL` takes
-    "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
+    "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG, "vgg16/vgg16"),
     "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
     "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", True),
 }
@@ -572,39 +569,63 @@ def choose_precision(wanted: str = "auto") -> str:
 
 @functools.cache  # so that running a cell again gives the same answer
 def _convolution_seconds(precision: str) -> float:
-    """Times a convolution of the middle of VGG, and its gradient; infinity where that fails."""
-
-    @tf.function
-    def convolve(x, kernel):
-        y = tf.nn.conv2d(x, kernel, 1, "SAME")
-        return tf.nn.conv2d_transpose(y, kernel, x.shape, 1, "SAME")[0, 0, 0, 0]  # the gradient's operation
-
+    """Times a convolution of the middle of VGG; infinity where that fails."""
     try:
         x = tf.ones((1, 64, 64, 128), precision)
         kernel = tf.ones((3, 3, 128, 128), precision)
-        return min(timeit.repeat(lambda: float(convolve(x, kernel)), number=1, repeat=8))  # the first ones compile
+        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0, 0]), number=1, repeat=8))
     except tf.errors.OpError as error:  # a device without this operation, or a broken one
         failed = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
         print(f"{failed}; to compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
         return math.inf
 
 
-@dataclass(eq=False)  # equal to itself only, so that a compiled function knows it again
 class FeatureExtractor:
-    """A trained network, cut off after the deepest layer asked for, frozen."""
+    """A trained network, frozen, that turns an image into feature maps; each max pooling becomes an average pooling.
 
-    network: keras.Model
-    content_layer: str  # the layer that stands for content
-    style_layers: dict[str, float]  # from each layer that stands for style to its weight
-    model: str  # a key of `MODELS`; where a fallback stepped in, what is really used
-    weights: str | Path | None  # "imagenet", a file's path, or None (random)
-    precision: str  # "float32" or "bfloat16": what the network computes in, and its feature maps
-    smooth: bool  # whether the feature maps are smoothed
-    asked: tuple[str, str]  # the model and the precision that were asked for
+    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
 
-    def __post_init__(self) -> None:
-        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
+    Args:
+        model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
+        style_layers: From each layer that stands for style to its weight.
+        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always
+            the same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
+        precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
+    Raises:
+        FileNotFoundError: If the weights file is missing.
+        ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
+    """
+
+    def __init__(
+        self, model: str = "vgg19", *, content_layer: str | None = None,
+        style_layers: Mapping[str, float] | None = None, weights: str | Path | None = "imagenet",
+        precision: str = "float32", smooth: bool | None = None,
+    ):  # fmt: skip
+        check_name(model, MODELS, "model")
+        self.asked = (model, precision)
+        self.weights = weights
+        self.precision = choose_precision(precision)
+        backbone, self.model = _load_backbone(model, weights)  # where a fallback stepped in, what is really used
+        usual = MODELS[self.model]
+        self.content_layer = content_layer or usual.content_layer
+        self.style_layers = dict(usual.style_layers) if style_layers is None else style_layers
+        self.smooth = usual.smooth if smooth is None else smooth
+        check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
+        names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
+        for name in self.layers:
+            check_name(name, names, "layer", f" of {self.model}")
+        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
+
+        def copied(layer):
+            """The same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
+            kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+            return kind.from_config({**layer.get_config(), "dtype": self.precision})
+
+        whole = keras.models.clone_model(backbone, clone_function=copied)
+        whole.set_weights(backbone.get_weights())
+        self.network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in self.layers})
+        self.network.trainable = False
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
@@ -612,9 +633,8 @@ class FeatureExtractor:
         strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
         self.strides = {name: strides[name] for name in self.layers}
         self.stride = max(strides.values())
-        # The halo is what has to be seen around a tile. A 3 x 3 convolution looks one position of the map before it
-        # further, to either side. Up to VGG16's block4_conv2 there are 2, 2, 3 and 2 of them at the strides 1, 2, 4
-        # and 8, so it sees 2 + 4 + 12 + 16 = 34 pixels beyond its own 8 (76 in all).
+        # The halo is what has to be seen around a tile: a 3 x 3 convolution looks one position of the map before it
+        # further, to either side. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
         beyond = 0
         for layer in self.network.layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
@@ -631,7 +651,7 @@ class FeatureExtractor:
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
-        height, width = image.shape[1:3]  # None where a compiled function does not know them yet
+        _, height, width, _ = image.shape  # None where a compiled function does not know them yet
         if min(height or self.stride, width or self.stride) < self.stride:
             wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
             raise ValueError(f"Expected an image of {wanted}. Take a larger or less narrow one, or shallower layers.")
@@ -653,65 +673,23 @@ class FeatureExtractor:
 
     def __repr__(self) -> str:
         weights = "random" if self.weights is None else Path(self.weights).name
-        smoothed = ", smoothed activations" if self.smooth else ""
-        said = f"{self.model.upper()}, {weights} weights, {self.precision}{smoothed}"
-        return f"{said}, cut off after {self.network.layers[-1].name}"
+        kind = f"{self.precision}, smoothed activations" if self.smooth else self.precision
+        return f"{self.model.upper()}, {weights} weights, {kind}, cut off after {self.network.layers[-1].name}"
 
 
-def build_feature_extractor(
-    model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping[str, float] | None = None,
-    weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
-) -> FeatureExtractor:  # fmt: skip
-    """Builds the function that turns an image into feature maps; each max pooling becomes an average pooling.
-
-    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
-
-    Args:
-        model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
-        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always
-            the same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
-        precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
-    Raises:
-        FileNotFoundError: If the weights file is missing.
-        ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
-    """
-    check_name(model, MODELS, "model")
-    asked = (model, precision)
-    precision = choose_precision(precision)
-    backbone, model = _load_backbone(model, weights)
-    content_layer = content_layer or MODELS[model].content_layer
-    style_layers = MODELS[model].style_layers if style_layers is None else style_layers
-    smooth = MODELS[model].smooth if smooth is None else smooth
-    check_weights(style_layers, "style_layers")
-    layers = [*style_layers, content_layer]
-    names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
-    for name in layers:
-        check_name(name, names, "layer", f" of {model}")
-
-    def copied(layer):
-        """Makes the same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
-        kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
-        return kind.from_config({**layer.get_config(), "dtype": precision})
-
-    whole = keras.models.clone_model(backbone, clone_function=copied)
-    whole.set_weights(backbone.get_weights())
-    network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in layers})
-    network.trainable = False
-    return FeatureExtractor(network, content_layer, dict(style_layers), model, weights, precision, smooth, asked)
+build_feature_extractor = FeatureExtractor
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
-    build = MODELS[model].build
     if weights is None:
         keras.utils.set_random_seed(0)
-        return build(include_top=False, weights=None), model
-    path = _expanded(weights)
+        return MODELS[model].build(include_top=False, weights=None), model
     if weights == "imagenet" and model != "vgg16":
         limit = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
-            return build(include_top=False, weights="imagenet"), model
+            return MODELS[model].build(include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
             failed = f"{model.upper()}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
@@ -720,8 +698,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
-    if weights == "imagenet":
-        path = VGG16_WEIGHTS
+    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
     backbone = MODELS[model].build(include_top=False, weights=None)
