@@ -66,6 +66,7 @@ with suppress(ImportError):  # photographs of phones, if the package is there
     pillow_heif.register_heif_opener()
 Image.init()  # so that it knows all of its formats
 Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
+warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
@@ -187,7 +188,6 @@ _READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", 
 _FORMATS = sorted(_READ & Image.OPEN.keys())
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-_RECIPE = "nst-recipe"  # the name of the text in a PNG
 
 
 def _expanded(path: str | Path) -> Path:
@@ -255,26 +255,24 @@ def _located(path: str | Path, kind: str | None) -> Path:
 def _opened(path: Path) -> Image.Image:
     """Reads a picture in its own mode, upright; ValueError if it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
-            with Image.open(path, formats=_FORMATS) as file:
-                tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
-                if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
-                    raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
-                planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
-                if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
-                    raise ValueError("a TIFF of 16 bits of a kind that would be misread")
-                key = file.info.get("transparency")
-                if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
-                    bits = file.tile[0][3]
-                    times = {"L;2": 85, "L;4": 17}.get(bits, 1)
-                    file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
-                file.load()  # which already turns a TIFF upright, and forgets that it was not
-                with suppress(Exception):  # whatever a damaged block of EXIF raises
-                    file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
-                needed = {"icc_profile", "transparency"}
-                file.info = {name: value for name, value in file.info.items() if name in needed}
-                return ImageOps.exif_transpose(file)
+        with Image.open(path, formats=_FORMATS) as file:
+            tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
+            if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
+                raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
+            planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
+            if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
+                raise ValueError("a TIFF of 16 bits of a kind that would be misread")
+            key = file.info.get("transparency")
+            if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
+                bits = file.tile[0][3]
+                times = {"L;2": 85, "L;4": 17}.get(bits, 1)
+                file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
+            file.load()  # which already turns a TIFF upright, and forgets that it was not
+            with suppress(Exception):  # whatever a damaged block of EXIF raises
+                file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
+            needed = {"icc_profile", "transparency"}
+            file.info = {name: value for name, value in file.info.items() if name in needed}
+            return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
         todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif` and a restart."
@@ -719,11 +717,11 @@ class Style(NamedTuple):
 
     image: Any  # RGB in [0, 1], shape `(1, height, width, 3)`; or the path or name of a picture's file
     weight: float = 1.0  # how much it counts beside the other styles; only the proportions matter
-    # Where in the picture it counts: in [0, 1], shape `(height, width)` or `(1, height, width, 1)`, of the content's
-    # height and width; or the path or name of a mask's file. None: everywhere.
+    # Where in the picture it counts: in [0, 1], `(height, width)` or `(1, height, width, 1)`, of the content's size; or
+    # the path or name of a mask's file. None: everywhere.
     mask: Any = None
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
-    image_mask: Any = None  # which part of the painting counts: as `mask`, in the image's proportions. None: all
+    image_mask: Any = None  # which part of the painting counts: as `mask`, of the image's size. None: all
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
@@ -738,12 +736,13 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
         raise ValueError("Expected one style or more, got an empty list. Name a painting.")
     styles = {}
     for number, each in enumerate(style if many else [style], 1):
-        if isinstance(each, Mapping):
-            if not ("image" in each and set(each) <= set(Style._fields)):
+        if not isinstance(each, Style):
+            fields = each if isinstance(each, Mapping) else {"image": each}
+            if not {"image"} <= set(fields) <= set(Style._fields):
                 wanted = f"a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
                 raise ValueError(f"Expected a style as {wanted}, got {each}.")
-            each = Style(**each)
-        styles[f"style {number}" if many else "style_image"] = each if isinstance(each, Style) else Style(each)
+            each = Style(**fields)
+        styles[f"style {number}" if many else "style_image"] = each
     check_weights({name: each.weight for name, each in styles.items()}, "the styles' weights")
     size = max(content_image.shape[1:3])
     found = []
@@ -754,9 +753,8 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
             scale *= size / max(image.shape[1:3])  # the rest of it
         image = check_image(image, name)
         times = scale * max(image.shape[1:3]) / size
-        if times > 8.001:
-            wanted = f"Expected the scale of {name} to make it 8 times the picture at most"
-            raise ValueError(f"{wanted}, got {times:.3g}: memory grows with the square.")
+        if times > 8.001:  # memory grows with the square
+            raise ValueError(f"Expected the scale of {name} to make it 8 times the picture at most, got {times:.3g}.")
         mask = _checked_mask(mask, content_image, f"the mask of {name}")
         image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
         if weight > 0:
@@ -774,13 +772,11 @@ def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray | None:
         wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
         got = f"{mask.dtype} of shape {mask.shape}"
         raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, image) returns that.")
-    mask = mask.astype(np.float32).reshape(1, *size, 1)
-    if not (mask.min() >= 0 and mask.max() <= 1):
+    if not (mask.min() >= 0 and 0 < mask.max() <= 1):
+        wanted = "in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
         got = f"{mask.min():g} to {mask.max():g}. Divide a mask of 0 to 255 by 255"
-        raise ValueError(f"Expected {what} in the range 0 (does not count) to 1 (counts), got {got}.")
-    if mask.max() == 0:
-        raise ValueError(f"Expected {what} to count somewhere, got only 0 (black). Is it the wrong way round?")
-    return mask
+        raise ValueError(f"Expected {what} {wanted}, got {got}.")
+    return mask.astype(np.float32).reshape(1, *size, 1)
 
 
 class Region(NamedTuple):
@@ -811,15 +807,12 @@ def regions(styles: Sequence[Style]) -> list[Region]:
 
 
 def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted, `(1, height, width, 1)`: the masks' sum, edges softened by up to 4 pixels.
+    """How much of each pixel is painted, the masks' sum, its edges softened by up to 4 pixels; None if all of all.
 
-    None if all of all.
+    Of shape `(1, height, width, 1)`.
     """
-    masks = [region.mask for region in regions(styles)]
-    if any(mask is None for mask in masks):
-        return None
-    covered = np.sum(masks, axis=0)
-    if covered.min() > 0.99:
+    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
+    if np.min(covered) > 0.99:
         return None
     once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
     return tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()
@@ -829,9 +822,8 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: 
     """Turns a function from a framed image to losses and gradient into one that sees `plain` outside of `reach`."""
     if reach is None:
         return evaluate
-    size = plain.shape[1:3]
+    reach = framed(tf.image.resize(reach, plain.shape[1:3], "area"), stride)
     plain = framed(plain, stride)
-    reach = framed(tf.image.resize(reach, size, "area"), stride)
 
     def evaluate_within(image):
         losses, gradient = evaluate(plain + reach * (image - plain))
@@ -890,13 +882,11 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     where = reach(styles)
     if where is not None and not quiet:
         print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
-    for each in styles if not quiet else []:
-        rows, columns = each.image.shape[1:3]
-        few = f"A painting has only {columns} x {rows} pixels"
-        if each.scale > 1.5:
-            print(f"{few} and is enlarged {each.scale:.2g} times: its strokes will be soft. Take a larger file.")
-        elif max(rows, columns) < max(content.shape[1:3]) / 2:
-            print(f"{few}: strokes will be small. Give its style a larger scale, or its file.")
+    for each in styles:
+        _, rows, columns, _ = each.image.shape
+        if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
+            few = f"A painting has only {columns} x {rows} pixels, and is enlarged {each.scale:.2g} times"
+            print(f"{few}: its strokes will be small or soft. Take a larger file.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
@@ -1366,13 +1356,10 @@ def make_recipe(
     `steps` that were done and the versions of the `software`. Of an array there is only the shape.
     """
     names = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
-    style = files["style"]
-    if isinstance(style, Style):
-        style = style._asdict()  # JSON would make it a list
-    elif isinstance(style, (list, tuple)):
-        style = [each._asdict() if isinstance(each, Style) else each for each in style]
+    styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
+    styles = [each._asdict() if isinstance(each, Style) else each for each in styles]  # JSON would make it a list
     recipe = {
-        "call": {**files, "style": style, **dataclasses.asdict(settings)},
+        "call": {**files, "style": styles, **dataclasses.asdict(settings)},
         "network": {name: getattr(extractor, name) for name in names},
         "steps": len(history["total"]),
         "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
@@ -1391,14 +1378,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError without the file, ValueError if it carries no recipe.
     """
-    path = _expanded(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).")
+    path = _located(path, None)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels
-            with Image.open(path, formats=["PNG"]) as file:
-                recipe = json.loads(file.text[_RECIPE])
+        with Image.open(path, formats=["PNG"]) as file:
+            recipe = json.loads(file.text["nst-recipe"])
         if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
@@ -1455,25 +1438,23 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
 
     _panel.set()  # no run goes on behind a panel that is no longer there
     _panel = halt = threading.Event()
-    wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
-    choices = {kind: [path.name for path in find_images(IMAGES / kind)] for kind in ("content", "style")}
-    choices["size"] = sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size})
     knobs = {}
-    for name, options in choices.items():
-        knobs[name] = widgets.Dropdown(options=options, description=name, **wide)
-    knobs["size"].value = size
-    for name, value in settings.weights.items():
-        words = {"description": f"{name} weight", "min": 0, "max": 1e6}
-        knobs[f"{name}_weight"] = widgets.BoundedFloatText(value, step=1 if name == "style" else 0.1, **words, **wide)
+    for kind in ("content", "style"):
+        knobs[kind] = widgets.Dropdown(options=[path.name for path in find_images(IMAGES / kind)])
+    knobs["size"] = widgets.Dropdown(options=sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size}), value=size)
+    for name, weight in settings.weights.items():
+        knobs[f"{name}_weight"] = widgets.BoundedFloatText(weight, min=0, max=1e6, step=0.1)
+    for name, knob in knobs.items():
+        knob.description = name.replace("_", " ")
+        knob.style.description_width = "110px"
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
-    picture = widgets.Image(format="jpeg", value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
+    picture = widgets.Image(format="jpeg", width=512, value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
     bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
     says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
     call = widgets.HTML()
     made = None
-    shown = 0.0
 
     def work(how):
         """Paints; runs in a thread, so that the buttons answer meanwhile."""
@@ -1482,7 +1463,6 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
             made = paint(**how, extractor=extractor, callback=watch, quiet=True)
             image, history, _ = made
             picture.value = _encoded(image)
-            bar.value = 1.0
             ended = f"{'Stopped' if halt.is_set() else 'Done'} after {len(history['total'])} steps"
             says.value = f"{ended} and {duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
         except Exception as error:  # would be lost in a thread
@@ -1492,20 +1472,16 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         save.disabled = made is None
 
     def watch(now):
-        """Refreshes the picture twice a second, and stops the run if the button was pressed."""
-        nonlocal shown
-        if time.perf_counter() > shown + 0.5:
-            bar.value = now.done
-            picture.value = _encoded(now.image)
-            says.value = str(now)
-            shown = time.perf_counter()
+        """Shows a step, and stops the run if the button was pressed."""
+        bar.value = now.done
+        picture.value = _encoded(now.image, min(512, now.size[0]))
+        says.value = str(now)
         return not halt.is_set()
 
     def on_run(_):
         if run.disabled:  # the second click of two
             return
         run.disabled = True
-        save.disabled = True
         stop.disabled = False
         halt.clear()
         says.value = "Preparing ..."
