@@ -1,10 +1,7 @@
-"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them.
-
-The method itself (losses, descent, coarse to fine) is in the notebook; this module holds what a reader would skim.
+"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them: what a reader would skim.
 
 Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of
-shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants (VGG: BGR, 0 to 255, less a
-mean).
+shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants: BGR, 0 to 255, less a mean.
 """
 
 import base64
@@ -102,15 +99,13 @@ class Settings:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
-        if not (isinstance(self.learning_rate, Real) and 0 < self.learning_rate <= 1):
-            got = f"{self.learning_rate!r}. 0.01 to 0.1 are usual"
-            raise ValueError(f"Expected learning_rate at 1 at most and above 0, got {got}.")
-        if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
-            wanted = "between 0 (neighbours only) and 1 (the photograph only)"
-            raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
-        if self.tile_size not in (None, "auto") and not (isinstance(self.tile_size, Integral) and self.tile_size >= 64):
-            wanted = 'None, "auto" or a whole number of at least 64, in pixels'
-            raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
+        check_above_0(self.learning_rate, "learning_rate")
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most (0.01 to 0.1 are usual)", self.learning_rate)
+        share = self.photograph_share
+        _expect(isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", share)
+        tile = self.tile_size
+        valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
+        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', tile)
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
@@ -125,22 +120,28 @@ class Settings:
         return {name: getattr(self, f"{name}_weight") for name in ("content", "style", "tv")}
 
 
+def _expect(valid: bool, wanted: str, got: Any, todo: str = "") -> None:
+    """Raises ValueError, in a sentence or two, unless what was passed in is valid."""
+    if not valid:
+        raise ValueError(f"Expected {wanted}, got {got}. {todo}".rstrip())
+
+
 def check_image(image: Any, name: str = "the image") -> np.ndarray:
     """Returns an image as a float32 array; raises ValueError unless it is `(1, height, width, 3)` in [0, 1]."""
     shape = tuple(np.shape(image))
-    if len(shape) != 4 or shape[0] not in (1, None) or shape[3] not in (3, None) or 0 in shape:
-        todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
-        raise ValueError(f"Expected {name} in the shape (1, height, width, 3), got {shape}. {todo}")
+    valid = len(shape) == 4 and shape[0] in (1, None) and shape[3] in (3, None) and 0 not in shape
+    todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
+    _expect(valid, f"{name} in the shape (1, height, width, 3)", shape, todo)
     if tf.is_symbolic_tensor(image):  # in a compiled function, which does not know the pixels yet
         return image
     array = np.asarray(image)
-    numbers = array.dtype.kind in "biuf"
-    if not (numbers and array.min() >= 0 and array.max() <= 1):  # nor with NaN
-        got = f"{array.min():g} to {array.max():g}" if numbers else f"{array.dtype}, which are no numbers"
-        todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
-        todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
-        raise ValueError(f"Expected {name} in the range 0 to 1, got {got}. {todo}")
-    return array.astype(np.float32, copy=False)
+    _expect(array.dtype.kind in "biuf", f"{name} to hold numbers", array.dtype)
+    array = array.astype(np.float32, copy=False)
+    todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes from an "
+    todo += "earlier computation: look for a division by 0 or too large a loss weight."
+    valid = array.min() >= 0 and array.max() <= 1  # nor NaN
+    _expect(valid, f"{name} in the range 0 to 1", f"{array.min():g} to {array.max():g}", todo)
+    return array
 
 
 def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None:
@@ -152,33 +153,29 @@ def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
     """Raises ValueError unless weights are a dict of finite numbers, none below 0 and not all 0."""
-    if not isinstance(weights, Mapping):
-        raise ValueError(f"Expected {name} as a dict such as {{'block1_conv1': 1.0}}, got {weights!r}.")
+    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", weights)
     for key, weight in weights.items():
-        if not (isinstance(weight, Real) and 0 <= weight < 3e38):  # what float32 holds
-            raise ValueError(f"Expected {key} of {name} to be a finite number of at least 0, got {weight!r}.")
-    if not any(weights.values()):
-        raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
+        valid = isinstance(weight, Real) and 0 <= weight < 3e38  # what float32 holds
+        _expect(valid, f"{key} of {name} to be a finite number of at least 0", repr(weight))
+    _expect(any(weights.values()), f"at least one of {name} to be above 0", dict(weights))
 
 
 def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
-    kind = Integral if whole else Real
-    if isinstance(number, bool) or not (isinstance(number, kind) and 0 < number < math.inf):
-        wanted = "a whole number of at least 1" if whole else "a finite number above 0"
-        raise ValueError(f"Expected {name} to be {wanted}, got {number!r}.")
+    valid = isinstance(number, Integral if whole else Real) and not isinstance(number, bool) and 0 < number < math.inf
+    wanted = "a whole number of at least 1" if whole else "a finite number above 0"
+    _expect(valid, f"{name} to be {wanted}", repr(number))
 
 
 def _check_proportions(rows: int, columns: int, height: int, width: int, name: str) -> None:
-    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        got = f"{columns} x {rows}. Crop it, or save it at the photograph's own size"
-        raise ValueError(f"Expected {name} in the picture's proportions, {width} x {height} pixels, got {got}.")
+    fits = abs(rows * width - columns * height) <= rows + columns + height + width  # but for rounding
+    todo = "Crop it, or save it at the photograph's own size."
+    _expect(fits, f"{name} in the picture's proportions, {width} x {height} pixels", f"{columns} x {rows}", todo)
 
 
 def random_numbers(seed: int) -> np.random.Generator:
     """NumPy's generator of random numbers, the same for the same seed; ValueError unless that is 0, 1, 2, ..."""
-    if not (isinstance(seed, Integral) and seed >= 0):
-        raise ValueError(f"Expected SEED to be a whole number of at least 0, got {seed!r}.")
+    _expect(isinstance(seed, Integral) and seed >= 0, "SEED to be a whole number of at least 0", repr(seed))
     return np.random.default_rng(seed)
 
 
@@ -209,17 +206,13 @@ def find_images(folder: str | Path) -> list[Path]:
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
     """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
 
-    Args:
-        path: The file. A bare name that is not there is looked for in `images/`, first of all in its folder `kind`.
-        max_size: Longest side of the result at most, in pixels. A smaller picture stays as it is, unless `enlarge`.
-    Raises:
-        FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        ValueError: If the file cannot be read as a picture, or an argument is wrong.
+    A bare name that is not here is looked for in `images/`, first in its folder `kind`. The longest side is brought to
+    `max_size` pixels; a smaller picture stays as it is, unless `enlarge`. Raises FileNotFoundError, which lists the
+    pictures there are; ValueError if the file cannot be read as a picture, or an argument is wrong.
     """
     path = _located(path, kind)
     check_above_0(max_size, "max_size, in pixels,", whole=True)
-    if not isinstance(enlarge, bool):
-        raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
+    _expect(isinstance(enlarge, bool), "enlarge to be True or False", repr(enlarge))
     picture = _to_srgb(_opened(path), "white")
     if enlarge and max(picture.size) < max_size:
         picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
@@ -229,11 +222,10 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
 
 def _located(path: str | Path, kind: str | None) -> Path:
     """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
-    wanted = "Expected the path or the name of a picture's file"
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"{wanted}, got {type(path).__name__}. stylize takes arrays.")
-    if str(path).startswith(("http:/", "https:/", "data:")):
-        raise ValueError(f"{wanted}, got the address {str(path)[:200]!r}. Download it first, and name the file.")
+    wanted = "the path or the name of a picture's file"
+    _expect(isinstance(path, (str, os.PathLike)), wanted, type(path).__name__, "stylize takes arrays.")
+    address = str(path).startswith(("http:/", "https:/", "data:"))
+    _expect(not address, wanted, f"the address {str(path)[:200]!r}", "Download it first, and name the file.")
     path = _expanded(path)
     folders = [path.parent]
     if path == Path(path.name):
@@ -243,8 +235,7 @@ def _located(path: str | Path, kind: str | None) -> Path:
     for found in (folder / name for folder in folders for name in spellings):
         if os.path.isfile(found):
             return found
-    if os.path.isdir(path):
-        raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
+    _expect(not os.path.isdir(path), wanted, f"the folder {str(path)!r}", "Name a file in it.")
     there = ""
     for folder in folders[1:] or folders:
         names = ", ".join(found.name for found in find_images(folder)) or "none"
@@ -275,7 +266,8 @@ def _opened(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
-        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif` and a restart."
+        todo = "Save it from another program as PNG or JPEG; "
+        todo += "HEIC of phones is read after `pip install pillow-heif` and a restart."
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
 
 
@@ -312,18 +304,19 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     """
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
-    if np.ptp(np.asarray(mask), axis=2).max() > 64:  # more than JPEG does
-        raise ValueError(f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}.")
+    name = repr(Path(path).name)
+    grey = np.ptp(np.asarray(mask), axis=2).max() <= 64  # or a JPEG's
+    _expect(grey, "a mask in white, grey and black", f"colours in {name}")
     mask = mask.convert("L")
-    _check_proportions(mask.height, mask.width, height, width, f"the mask {Path(path).name!r}")
-    values = np.unique(mask).tolist()
-    greys = [value for value in values if 0 < value < 255]
-    if values == [0, 1]:
+    _check_proportions(mask.height, mask.width, height, width, f"the mask {name}")
+    if mask.getextrema() == (0, 1):
         mask = ImageOps.autocontrast(mask)
-    elif greys and max(greys) < 64:  # a soft edge has lighter ones
-        got = f"the values {', '.join(map(str, values))} in {Path(path).name!r}"
-        todo = "If they are class numbers, save a mask for each class, white where it is."
-        raise ValueError(f"Expected a mask in which white (255) counts and black (0) does not, got {got}. {todo}")
+    values = np.unique(mask).tolist()
+    got = f"the values {', '.join(map(str, values))} in {name}"
+    todo = "If they are class numbers, save a mask for each class, white where it is."
+    greys = [value for value in values if 0 < value < 255]
+    soft = max(greys, default=255) >= 64  # an edge has light greys, too
+    _expect(soft, "a mask in which white (255) counts and black (0) does not", got, todo)
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
 
@@ -338,25 +331,19 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
 
 
 def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
-    """Writes an image to a file, whole or not at all; replaces one, and makes the folder if need be.
+    """Writes an image, of which the first axis may lack, to a file, whole or not at all; returns the path.
 
-    Args:
-        image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
-        path: Ends in .png (exact), .jpg, .webp, .tif or .bmp.
-        recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
-    Raises:
-        ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
-        OSError: If the file cannot be written.
+    Replaces a file, and makes the folder if need be. The name ends in .png (exact), .jpg, .webp, .tif or .bmp; in a PNG
+    a recipe, from `make_recipe`, is kept as text. Raises ValueError if the image or the ending is another, or the image
+    too large for it; OSError if the file cannot be written.
     """
     picture = _as_picture(image, "the image to save")
     ending = Path(path).suffix.lower()
     endings = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"] if recipe is None else [".png"]
-    if ending not in endings:
-        raise ValueError(f"Expected a file name ending in {', '.join(endings)}, got {Path(path).name!r}.")
+    _expect(ending in endings, f"a file name ending in {', '.join(endings)}", repr(Path(path).name))
     longest = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}.get(ending, math.inf)
-    if max(picture.size) > longest:
-        got = f"{picture.width} x {picture.height}. Save it as .png"
-        raise ValueError(f"Expected at most {longest} pixels a side for {ending}, got {got}.")
+    got = f"{picture.width} x {picture.height}"
+    _expect(max(picture.size) <= longest, f"at most {longest} pixels a side for {ending}", got, "Save it as .png.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
         text.add_itxt("nst-recipe", json.dumps(recipe, indent=1))
@@ -496,8 +483,8 @@ def _history_plot(history: Mapping[str, Any], weights: Mapping[str, float]) -> D
 
 
 def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[float] = ()) -> DisplayedImage:
-    if not curves or not all(map(len, curves.values())):
-        raise ValueError(f"Expected curves of one step or more, by their labels, got {dict(curves)!r:.100}.")
+    valid = curves and all(map(len, curves.values()))
+    _expect(valid, "curves of one step or more, by their labels", f"{dict(curves)!r:.100}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
@@ -650,9 +637,9 @@ class FeatureExtractor:
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
         _, height, width, _ = image.shape  # None where a compiled function does not know them yet
-        if min(height or self.stride, width or self.stride) < self.stride:
-            wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
-            raise ValueError(f"Expected an image of {wanted}. Take a larger or less narrow one, or shallower layers.")
+        fits = min(height or self.stride, width or self.stride) >= self.stride
+        wanted = f"an image of at least {self.stride} x {self.stride} pixels"
+        _expect(fits, wanted, f"{height} x {width}", "Take a larger or less narrow one, or shallower layers.")
         features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
@@ -732,15 +719,13 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
-    if many and not style:
-        raise ValueError("Expected one style or more, got an empty list. Name a painting.")
+    _expect(not many or style, "one style or more", "an empty list", "Name a painting.")
+    wanted = f"a style as a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
     styles = {}
     for number, each in enumerate(style if many else [style], 1):
         if not isinstance(each, Style):
             fields = each if isinstance(each, Mapping) else {"image": each}
-            if not {"image"} <= set(fields) <= set(Style._fields):
-                wanted = f"a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
-                raise ValueError(f"Expected a style as {wanted}, got {each}.")
+            _expect({"image"} <= set(fields) <= set(Style._fields), wanted, each)
             each = Style(**fields)
         styles[f"style {number}" if many else "style_image"] = each
     check_weights({name: each.weight for name, each in styles.items()}, "the styles' weights")
@@ -753,8 +738,7 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
             scale *= size / max(image.shape[1:3])  # the rest of it
         image = check_image(image, name)
         times = scale * max(image.shape[1:3]) / size
-        if times > 8.001:  # memory grows with the square
-            raise ValueError(f"Expected the scale of {name} to make it 8 times the picture at most, got {times:.3g}.")
+        _expect(times < 8.001, f"the scale of {name} to make it 8 times the picture at most", f"{times:.3g}")
         mask = _checked_mask(mask, content_image, f"the mask of {name}")
         image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
         if weight > 0:
@@ -768,14 +752,12 @@ def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray | None:
         return None
     mask = load_mask(mask, image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
     size = tuple(image.shape[1:3])
-    if mask.shape not in (size, (1, *size, 1)) or mask.dtype.kind not in "biuf":
-        wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
-        got = f"{mask.dtype} of shape {mask.shape}"
-        raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, image) returns that.")
-    if not (mask.min() >= 0 and 0 < mask.max() <= 1):
-        wanted = "in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
-        got = f"{mask.min():g} to {mask.max():g}. Divide a mask of 0 to 255 by 255"
-        raise ValueError(f"Expected {what} {wanted}, got {got}.")
+    valid = mask.shape in (size, (1, *size, 1)) and mask.dtype.kind in "biuf"
+    wanted = f"{what} as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
+    _expect(valid, wanted, f"{mask.dtype} of shape {mask.shape}", "load_mask(path, image) returns that.")
+    valid = mask.min() >= 0 and 0 < mask.max() <= 1
+    wanted = f"{what} in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
+    _expect(valid, wanted, f"{mask.min():g} to {mask.max():g}", "Divide a mask of 0 to 255 by 255.")
     return mask.astype(np.float32).reshape(1, *size, 1)
 
 
@@ -1392,17 +1374,17 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
-    """Writes frames to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
+    """Writes images to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
 
-    Frames are RGB in [0, 1], shape `(1, height, width, 3)`. All are brought to the last one's size, 288 pixels at
-    most; where they would be more than the 50 a second that browsers show, some are left out, evenly. Those before the
-    last take some `seconds` in all. Raises ValueError if there is no frame, or for another ending or time.
+    All are brought to the last one's size, 288 pixels at most; where they would be more than the 50 a second that
+    browsers show, some are left out, evenly. Those before the last take some `seconds` in all. Raises ValueError if
+    there is none, or for another ending or time.
     """
-    ending = Path(path).suffix.lower()
     check_above_0(seconds, "seconds")
-    if len(frames) == 0 or ending not in (".webp", ".gif"):
-        got = f"{len(frames)} frames and {Path(path).name!r}"
-        raise ValueError(f"Expected one or more frames and a file name ending in .webp or .gif, got {got}.")
+    ending = Path(path).suffix.lower()
+    valid = len(frames) > 0 and ending in (".webp", ".gif")
+    got = f"{len(frames)} frames and {Path(path).name!r}"
+    _expect(valid, "one or more frames and a file name ending in .webp or .gif", got)
     number = min(len(frames) - 1, int(50 * seconds))  # without the last
     chosen = [*np.linspace(0, len(frames) - 2, number).round().astype(int), -1]
     ends = np.linspace(0, 100 * seconds, number + 1).round()  # in hundredths of a second, as GIF counts

@@ -29,7 +29,7 @@ def half(image, left=1.0, right=0.0):
         ({"steps": 0}, "steps.*whole number of at least 1, got 0"),
         ({"steps": True}, "steps.*got True"),
         ({"coarsest": "128"}, "coarsest.*got '128'"),
-        ({"learning_rate": 0}, "learning_rate.*above 0, got 0.*usual"),
+        ({"learning_rate": 0}, "learning_rate.*above 0, got 0"),
         ({"learning_rate": 5}, "learning_rate at 1 at most.*got 5"),
         ({"colours": "grey"}, "'grey'. Valid colourings: painting, matched, luminance"),
         ({"optimizer": "sgd"}, "'sgd'. Valid optimizers: adam, lbfgs"),
