@@ -516,21 +516,10 @@ PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
 
 
-class Network(NamedTuple):
-    """A network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
-
-    build: Callable[..., keras.Model]
-    content_layer: str  # its map has an eighth of the picture's height and width
-    style_layers: Mapping[str, float]  # each with its weight
-    file: str  # where its weights are, for `_ADDRESS`
-    smooth: bool = False  # whether its feature maps have to be smoothed
-
-
-_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-MODELS = {  # by the names that `MODEL` takes
-    "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG, "vgg16/vgg16"),
-    "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
-    "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", True),
+MODELS = {  # by the names that `MODEL` takes; all of them want BGR from 0 to 255, less a mean
+    "vgg16": keras.applications.VGG16,
+    "vgg19": keras.applications.VGG19,
+    "resnet50": keras.applications.ResNet50,
 }
 
 
@@ -569,16 +558,10 @@ class FeatureExtractor:
     """A trained network, frozen, that turns an image into feature maps; each max pooling becomes an average pooling.
 
     VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
-
-    Args:
-        model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
-        style_layers: From each layer that stands for style to its weight.
-        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always
-            the same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
-        precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
-    Raises:
-        FileNotFoundError: If the weights file is missing.
-        ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
+    `model` is a key of `MODELS`, `style_layers` has each layer's weight; None stands for what suits the network.
+    `weights` is "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always the
+    same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in. Raises
+    FileNotFoundError without the file; ValueError if it does not fit, a name is unknown or a layer's weight not valid.
     """
 
     def __init__(
@@ -591,10 +574,10 @@ class FeatureExtractor:
         self.weights = weights
         self.precision = choose_precision(precision)
         backbone, self.model = _load_backbone(model, weights)  # where a fallback stepped in, what is really used
-        usual = MODELS[self.model]
-        self.content_layer = content_layer or usual.content_layer
-        self.style_layers = dict(usual.style_layers) if style_layers is None else style_layers
-        self.smooth = usual.smooth if smooth is None else smooth
+        resnet = self.model == "resnet50"  # whose feature maps have to be smoothed
+        self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
+        self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
+        self.smooth = resnet if smooth is None else smooth
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
         names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
@@ -669,33 +652,33 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
     """Returns the network without its dense layers, and the name of what it really is."""
     if weights is None:
         keras.utils.set_random_seed(0)
-        return MODELS[model].build(include_top=False, weights=None), model
+        return MODELS[model](include_top=False, weights=None), model
     if weights == "imagenet" and model != "vgg16":
         limit = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
-            return MODELS[model].build(include_top=False, weights="imagenet"), model
+            return MODELS[model](include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
             failed = f"{model.upper()}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
+            address = "https://storage.googleapis.com/tensorflow/keras-applications/"
+            address += f"{model.removesuffix('50')}/{model}_weights_tf_dim_ordering_tf_kernels_notop.h5"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            todo = f"go online and run this again, or put {_ADDRESS.format(MODELS[model].file)} into {folder}"
-            print(f"{failed}, so VGG16 from weights/ stands in; to get {model.upper()}, {todo}.")
+            todo = f"to get {model.upper()}, go online and run this again, or put {address} into {folder}"
+            print(f"{failed}, so VGG16 from weights/ stands in; {todo}.")
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
     path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
-    backbone = MODELS[model].build(include_top=False, weights=None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
-            backbone.load_weights(path)
+            return MODELS[model](include_top=False, weights=str(path)), model
     except Exception as error:
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
         todo = "It may be damaged: git checkout weights restores VGG16's."
         raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit. {todo}") from error
-    return backbone, model
 
 
 # --- Styles, regions, colours ----------------------------------------------------------------
