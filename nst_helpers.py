@@ -1,10 +1,7 @@
-"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them.
-
-The method itself (losses, descent, coarse to fine) is in the notebook; this module holds what a reader would skim.
+"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them: what a reader would skim.
 
 Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of
-shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants (VGG: BGR, 0 to 255, less a
-mean).
+shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants: BGR, 0 to 255, less a mean.
 """
 
 import base64
@@ -35,7 +32,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import psutil
 from IPython import get_ipython
@@ -67,12 +63,16 @@ with suppress(ImportError):  # photographs of phones, if the package is there
     pillow_heif.register_heif_opener()
 Image.init()  # so that it knows all of its formats
 Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
+warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
 keras.config.set_image_data_format("channels_last")  # whatever an old keras.json says
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
+# The first convolution of each block of VGG; in ResNet50 the last activation at each resolution. Each with its weight.
+_VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
+_RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
 
 
@@ -92,24 +92,20 @@ class Settings:
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(
-        default_factory=lambda: dict(_VGG)
-    )  # those of style, each with its weight
+    style_layers: Mapping[str, float] = field(default_factory=_VGG.copy)  # those of style, each with its weight
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
-        check_above_0(self.learning_rate, "learning_rate", usual="0.01 to 0.1 are usual.")
-        if self.learning_rate > 1:
-            raise ValueError(f"Expected learning_rate at 1 at most, got {self.learning_rate}. 0.01 to 0.1 are usual.")
-        if not (isinstance(self.photograph_share, Real) and 0 <= self.photograph_share <= 1):
-            wanted = "between 0 (neighbours only) and 1 (the photograph only)"
-            raise ValueError(f"Expected photograph_share {wanted}, got {self.photograph_share!r}.")
-        if self.tile_size not in (None, "auto") and not (isinstance(self.tile_size, Integral) and self.tile_size >= 64):
-            wanted = 'None, "auto" or a whole number of at least 64, in pixels'
-            raise ValueError(f"Expected tile_size to be {wanted}, got {self.tile_size!r}.")
+        check_above_0(self.learning_rate, "learning_rate")
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most (0.01 to 0.1 are usual)", self.learning_rate)
+        share = self.photograph_share
+        _expect(isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", share)
+        tile = self.tile_size
+        valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
+        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', tile)
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
@@ -124,75 +120,71 @@ class Settings:
         return {name: getattr(self, f"{name}_weight") for name in ("content", "style", "tv")}
 
 
+def _expect(valid: bool, wanted: str, got: Any, todo: str = "") -> None:
+    """Raises ValueError, in a sentence or two, unless what was passed in is valid."""
+    if not valid:
+        raise ValueError(f"Expected {wanted}, got {got}. {todo}".rstrip())
+
+
 def check_image(image: Any, name: str = "the image") -> np.ndarray:
     """Returns an image as a float32 array; raises ValueError unless it is `(1, height, width, 3)` in [0, 1]."""
     shape = tuple(np.shape(image))
-    if len(shape) != 4 or shape[0] not in (1, None) or shape[3] not in (3, None) or 0 in shape:
-        todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
-        raise ValueError(f"Expected {name} in the shape (1, height, width, 3), got {shape}. {todo}")
+    valid = len(shape) == 4 and shape[0] in (1, None) and shape[3] in (3, None) and 0 not in shape
+    todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
+    _expect(valid, f"{name} in the shape (1, height, width, 3)", shape, todo)
     if tf.is_symbolic_tensor(image):  # in a compiled function, which does not know the pixels yet
         return image
     array = np.asarray(image)
-    if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
-        raise ValueError(f"Expected {name} to hold numbers, got the type {array.dtype}.")
+    _expect(array.dtype.kind in "biuf", f"{name} to hold numbers", array.dtype)
     array = array.astype(np.float32, copy=False)
-    if not (array.min() >= 0 and array.max() <= 1):  # nor with NaN
-        todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes "
-        todo += "from an earlier computation: look for a division by 0 or too large a loss weight."
-        raise ValueError(f"Expected {name} in the range 0 to 1, got {array.min():g} to {array.max():g}. {todo}")
+    todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes from an "
+    todo += "earlier computation: look for a division by 0 or too large a loss weight."
+    valid = array.min() >= 0 and array.max() <= 1  # nor NaN
+    _expect(valid, f"{name} in the range 0 to 1", f"{array.min():g} to {array.max():g}", todo)
     return array
 
 
 def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None:
     """Raises ValueError, with the valid names, unless a name is one of them."""
-    valid = list(valid)
-    if name not in valid:
+    if name not in list(valid):
         ending = "es" if what.endswith("s") else "s"
         raise ValueError(f"Unknown {what} {name!r}. Valid {what}{ending}{of}: {', '.join(valid)}.")
 
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
     """Raises ValueError unless weights are a dict of finite numbers, none below 0 and not all 0."""
-    if not isinstance(weights, Mapping):
-        raise ValueError(f"Expected {name} as a dict such as {{'block1_conv1': 1.0}}, got {weights!r}.")
+    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", weights)
     for key, weight in weights.items():
-        if not (isinstance(weight, Real) and 0 <= weight < 3e38):  # what float32 holds
-            raise ValueError(f"Expected {key} of {name} to be a finite number of at least 0, got {weight!r}.")
-    if not any(weights.values()):
-        raise ValueError(f"Expected at least one of {name} to be above 0, got {dict(weights)}.")
+        valid = isinstance(weight, Real) and 0 <= weight < 3e38  # what float32 holds
+        _expect(valid, f"{key} of {name} to be a finite number of at least 0", repr(weight))
+    _expect(any(weights.values()), f"at least one of {name} to be above 0", dict(weights))
 
 
-def check_above_0(number: Any, name: str, whole: bool = False, usual: str = "") -> None:
+def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
-    kind = Integral if whole else Real
-    if isinstance(number, bool) or not (isinstance(number, kind) and 0 < number < math.inf):
-        wanted = "a whole number of at least 1" if whole else "a finite number above 0"
-        raise ValueError(f"Expected {name} to be {wanted}, got {number!r}. {usual}".rstrip())
+    valid = isinstance(number, Integral if whole else Real) and not isinstance(number, bool) and 0 < number < math.inf
+    wanted = "a whole number of at least 1" if whole else "a finite number above 0"
+    _expect(valid, f"{name} to be {wanted}", repr(number))
 
 
-def _check_proportions(found: Sequence[int], wanted: Sequence[int], name: str) -> None:
-    rows, columns = found
-    height, width = wanted
-    if abs(rows * width - columns * height) > rows + columns + height + width:  # beyond rounding
-        got = f"{columns} x {rows}. Crop it, or save it at the photograph's own size"
-        raise ValueError(f"Expected {name} in the picture's proportions, {width} x {height} pixels, got {got}.")
+def _check_proportions(rows: int, columns: int, height: int, width: int, name: str) -> None:
+    fits = abs(rows * width - columns * height) <= rows + columns + height + width  # but for rounding
+    todo = "Crop it, or save it at the photograph's own size."
+    _expect(fits, f"{name} in the picture's proportions, {width} x {height} pixels", f"{columns} x {rows}", todo)
 
 
 def random_numbers(seed: int) -> np.random.Generator:
     """NumPy's generator of random numbers, the same for the same seed; ValueError unless that is 0, 1, 2, ..."""
-    if not (isinstance(seed, Integral) and seed >= 0):
-        raise ValueError(f"Expected SEED to be a whole number of at least 0, got {seed!r}.")
+    _expect(isinstance(seed, Integral) and seed >= 0, "SEED to be a whole number of at least 0", repr(seed))
     return np.random.default_rng(seed)
 
 
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
-_READ = "AVIF BMP GIF HEIF JPEG JPEG2000 PNG PPM PSD TGA TIFF WEBP"
-_FORMATS = [name for name in _READ.split() if name in Image.OPEN]
+_READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP"}
+_FORMATS = sorted(_READ & Image.OPEN.keys())
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
 _WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # of what is written
-_RECIPE = "nst-recipe"  # the name of the text in a PNG
 
 
 def _expanded(path: str | Path) -> Path:
@@ -214,19 +206,13 @@ def find_images(folder: str | Path) -> list[Path]:
 def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
     """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
 
-    Of an animation the first frame is taken; of more than 8 bits white is 1 (floats), 255, 4095 or 65535.
-
-    Args:
-        path: The file. A bare name that is not there is looked for in `images/`, first of all in its folder `kind`.
-        max_size: Longest side of the result at most, in pixels. A smaller picture stays as it is, unless `enlarge`.
-    Raises:
-        FileNotFoundError: If there is no such file; the message lists the pictures there are.
-        ValueError: If the file cannot be read as a picture, or an argument is wrong.
+    A bare name that is not here is looked for in `images/`, first in its folder `kind`. The longest side is brought to
+    `max_size` pixels; a smaller picture stays as it is, unless `enlarge`. Raises FileNotFoundError, which lists the
+    pictures there are; ValueError if the file cannot be read as a picture, or an argument is wrong.
     """
     path = _located(path, kind)
     check_above_0(max_size, "max_size, in pixels,", whole=True)
-    if not isinstance(enlarge, bool):
-        raise ValueError(f"Expected enlarge to be True or False, got {enlarge!r}.")
+    _expect(isinstance(enlarge, bool), "enlarge to be True or False", repr(enlarge))
     picture = _to_srgb(_opened(path), "white")
     if enlarge and max(picture.size) < max_size:
         picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
@@ -236,11 +222,10 @@ def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, e
 
 def _located(path: str | Path, kind: str | None) -> Path:
     """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
-    wanted = "Expected the path or the name of a picture's file"
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"{wanted}, got {type(path).__name__}. stylize takes arrays.")
-    if str(path).startswith(("http:/", "https:/", "data:")):
-        raise ValueError(f"{wanted}, got the address {str(path)[:200]!r}. Download it first, and name the file.")
+    wanted = "the path or the name of a picture's file"
+    _expect(isinstance(path, (str, os.PathLike)), wanted, type(path).__name__, "stylize takes arrays.")
+    address = str(path).startswith(("http:/", "https:/", "data:"))
+    _expect(not address, wanted, f"the address {str(path)[:200]!r}", "Download it first, and name the file.")
     path = _expanded(path)
     folders = [path.parent]
     if path == Path(path.name):
@@ -250,8 +235,7 @@ def _located(path: str | Path, kind: str | None) -> Path:
     for found in (folder / name for folder in folders for name in spellings):
         if os.path.isfile(found):
             return found
-    if os.path.isdir(path):
-        raise ValueError(f"{wanted}, got the folder {str(path)!r}. Name a file in it.")
+    _expect(not os.path.isdir(path), wanted, f"the folder {str(path)!r}", "Name a file in it.")
     there = ""
     for folder in folders[1:] or folders:
         names = ", ".join(found.name for found in find_images(folder)) or "none"
@@ -262,29 +246,28 @@ def _located(path: str | Path, kind: str | None) -> Path:
 def _opened(path: Path) -> Image.Image:
     """Reads a picture in its own mode, upright; ValueError if it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a phone's 108 megapixels, and of EXIF that breaks the rules
-            with Image.open(path, formats=_FORMATS) as file:
-                tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
-                if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
-                    raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
-                planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
-                if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
-                    raise ValueError("a TIFF of 16 bits of a kind that would be misread")
-                key = file.info.get("transparency")
-                if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
-                    bits = file.tile[0][3]
-                    times = {"L;2": 85, "L;4": 17}.get(bits, 1)
-                    file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
-                file.load()  # which already turns a TIFF upright, and forgets that it was not
-                with suppress(Exception):  # whatever a damaged block of EXIF raises
-                    file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
-                needed = {"icc_profile", "transparency"}
-                file.info = {name: value for name, value in file.info.items() if name in needed}
-                return ImageOps.exif_transpose(file)
+        with Image.open(path, formats=_FORMATS) as file:
+            tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
+            if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
+                raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
+            planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
+            if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
+                raise ValueError("a TIFF of 16 bits of a kind that would be misread")
+            key = file.info.get("transparency")
+            if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
+                bits = file.tile[0][3]
+                times = {"L;2": 85, "L;4": 17}.get(bits, 1)
+                file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
+            file.load()  # which already turns a TIFF upright, and forgets that it was not
+            with suppress(Exception):  # whatever a damaged block of EXIF raises
+                file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
+            needed = {"icc_profile", "transparency"}
+            file.info = {name: value for name, value in file.info.items() if name in needed}
+            return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
-        todo = "Save it from another program as PNG or JPEG; HEIC of phones is read after `pip install pillow-heif` and a restart."
+        todo = "Save it from another program as PNG or JPEG; "
+        todo += "HEIC of phones is read after `pip install pillow-heif` and a restart."
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
 
 
@@ -317,22 +300,23 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's size.
 
     White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white. Raises as
-    `load_image`; ValueError also if the proportions are not the picture's, or all greys are nearly black.
+    `load_image`; ValueError also if the proportions are not the picture's, or it holds colours or class numbers.
     """
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
-    if np.ptp(np.asarray(mask), axis=2).max() > 64:  # more than JPEG does
-        raise ValueError(f"Expected a mask in white, grey and black, got colours in {Path(path).name!r}.")
+    name = repr(Path(path).name)
+    grey = np.ptp(np.asarray(mask), axis=2).max() <= 64  # or a JPEG's
+    _expect(grey, "a mask in white, grey and black", f"colours in {name}")
     mask = mask.convert("L")
-    _check_proportions((mask.height, mask.width), (height, width), f"the mask {Path(path).name!r}")
-    values = [value for value, count in enumerate(mask.histogram()) if count]
-    greys = [value for value in values if 0 < value < 255]
-    if values == [0, 1]:
+    _check_proportions(mask.height, mask.width, height, width, f"the mask {name}")
+    if mask.getextrema() == (0, 1):
         mask = ImageOps.autocontrast(mask)
-    elif greys and max(greys) < 64:  # a soft edge has lighter ones
-        got = f"the values {', '.join(map(str, values))} in {Path(path).name!r}"
-        todo = "If they are class numbers, save a mask for each class, white where it is."
-        raise ValueError(f"Expected a mask in which white (255) counts and black (0) does not, got {got}. {todo}")
+    values = np.unique(mask).tolist()
+    got = f"the values {', '.join(map(str, values))} in {name}"
+    todo = "If they are class numbers, save a mask for each class, white where it is."
+    greys = [value for value in values if 0 < value < 255]
+    soft = max(greys, default=255) >= 64  # an edge has light greys, too
+    _expect(soft, "a mask in which white (255) counts and black (0) does not", got, todo)
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
 
@@ -347,28 +331,22 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
 
 
 def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
-    """Writes an image to a file, whole or not at all; replaces one, and makes the folder if need be.
+    """Writes an image, of which the first axis may lack, to a file, whole or not at all; returns the path.
 
-    Args:
-        image: RGB in [0, 1], shape `(1, height, width, 3)` or `(height, width, 3)`.
-        path: Ends in .png (exact), .jpg, .webp, .tif or .bmp.
-        recipe: How the picture was made, from `make_recipe`; kept as text in the file, which must be a PNG.
-    Raises:
-        ValueError: If the image's shape or range, or the ending, is another, or the image too large for it.
-        OSError: If the file cannot be written.
+    Replaces a file, and makes the folder if need be. The name ends in .png (exact), .jpg, .webp, .tif or .bmp; in a PNG
+    a recipe, from `make_recipe`, is kept as text. Raises ValueError if the image or the ending is another, or the image
+    too large for it; OSError if the file cannot be written.
     """
     picture = _as_picture(image, "the image to save")
     ending = Path(path).suffix.lower()
-    endings = _ENDINGS if recipe is None else (".png",)
-    if ending not in endings:
-        raise ValueError(f"Expected a file name ending in {', '.join(endings)}, got {Path(path).name!r}.")
+    endings = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"] if recipe is None else [".png"]
+    _expect(ending in endings, f"a file name ending in {', '.join(endings)}", repr(Path(path).name))
     longest = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}.get(ending, math.inf)
-    if max(picture.size) > longest:
-        got = f"{picture.width} x {picture.height}. Save it as .png"
-        raise ValueError(f"Expected at most {longest} pixels a side for {ending}, got {got}.")
+    got = f"{picture.width} x {picture.height}"
+    _expect(max(picture.size) <= longest, f"at most {longest} pixels a side for {ending}", got, "Save it as .png.")
     text = PngImagePlugin.PngInfo()
     if recipe is not None:
-        text.add_itxt(_RECIPE, json.dumps(recipe, indent=1))
+        text.add_itxt("nst-recipe", json.dumps(recipe, indent=1))
     kind = Image.registered_extensions()[ending]
     return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes what it knows
 
@@ -433,7 +411,7 @@ def _encoded(image: Any, width: int = 512) -> bytes:
 # --- Figures ---------------------------------------------------------------------------------
 # Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LOOKS = matplotlib.cycler(color=_COLOURS, linestyle=("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1))))
+_LINES = ("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _LOSSES = ("content", "style", "tv", "total")
 
 
@@ -484,53 +462,46 @@ def show_images(
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
     """Plots a history as `stylize` returns it (ValueError if it is empty): the total loss and its weighted parts."""
-    missing = [name for name in ("size", "total", *weights) if not len(history.get(name, ()))]
-    if missing:
-        raise ValueError(f"The history has no entries for: {', '.join(missing)}.")
-    alt = "A plot of the total loss and its three parts against the steps"
-    display(DisplayedImage(_rendered(_drawn_history(history, weights), "png"), format="png", alt=alt))
+    display(_history_plot(history, weights))
 
 
 def plot_curves(curves: Mapping[str, Sequence[float]], title: str) -> None:
     """Plots losses step by step, by their labels; ValueError if there are none."""
-    if not curves or not all(map(len, curves.values())):
-        raise ValueError(f"Expected curves of one step or more, by their labels, got {dict(curves)!r:.100}.")
-    alt = f"{title}: {', '.join(curves)}"
-    display(DisplayedImage(_rendered(_drawn(curves, title), "png"), format="png", alt=alt))
+    display(_plot(curves, title))
 
 
-def _drawn(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+def _history_plot(history: Mapping[str, Any], weights: Mapping[str, float]) -> DisplayedImage:
+    curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
+    curves["total"] = history.get("total", ())
+    return _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
+
+
+def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[float] = ()) -> DisplayedImage:
+    valid = curves and all(map(len, curves.values()))
+    _expect(valid, "curves of one step or more, by their labels", f"{dict(curves)!r:.100}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.set_prop_cycle(_LOOKS)
+    axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
     for label, values in curves.items():
-        axis.plot(values, linewidth=2, label=f" {label}")  # one that began with _ would be hidden
+        shown = label.replace("$", r"\$")  # which would begin a formula
+        axis.plot(values, linewidth=2, label=f" {shown}")  # one that began with _ would be hidden
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
-    legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return figure
-
-
-def _drawn_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> Figure:
-    curves = {f"{weight:g} × {name}": np.multiply(history[name], weight) for name, weight in weights.items()}
-    figure = _drawn(curves | {"total": history["total"]}, "The total loss, and what each part adds to it")
-    axis = figure.axes[0]
-    axis.set_ylim(bottom=max(history["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
-    sizes = history["size"]
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
+            axis.set_ylim(bottom=max(curves["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
             axis.axvline(step, color="grey", linewidth=0.8)
             across = axis.get_xaxis_transform()
             axis.text(step + 0.3, 0.97, f"{size:g} pixels", transform=across, rotation=90, va="top", clip_on=True)
-    return figure
+    alt = f"{title}, against the steps: {', '.join(curves)}"
+    return DisplayedImage(_rendered(figure, "png"), format="png", alt=alt)
 
 
-def _rendered(figure: Figure, kind: str, dpi: int = 100, **options: Any) -> bytes:
+def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi, **options)
+    figure.savefig(buffer, format=kind, dpi=100, **options)
     return buffer.getvalue()
 
 
@@ -539,24 +510,10 @@ PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
 
 
-class Network(NamedTuple):
-    """What has to be known of a network of `keras.applications`. All of them want BGR from 0 to 255, less a mean."""
-
-    build: Callable[..., keras.Model]
-    content_layer: str  # its map has an eighth of the picture's height and width
-    style_layers: Mapping[str, float]  # each with its weight
-    file: str = ""  # where its weights are, for `_ADDRESS`
-    smooth: bool = False  # whether its feature maps have to be smoothed
-
-
-_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-# The first convolution of each block; in ResNet50 the last activation at each resolution, which has seen all blocks.
-_VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
-_RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
-MODELS = {  # by the names that `MODEL` takes
-    "vgg16": Network(keras.applications.VGG16, "block4_conv2", _VGG),
-    "vgg19": Network(keras.applications.VGG19, "block4_conv2", _VGG, "vgg19/vgg19"),
-    "resnet50": Network(keras.applications.ResNet50, "conv3_block4_out", _RESNET, "resnet/resnet50", True),
+MODELS = {  # by the names that `MODEL` takes; all of them want BGR from 0 to 255, less a mean
+    "vgg16": keras.applications.VGG16,
+    "vgg19": keras.applications.VGG19,
+    "resnet50": keras.applications.ResNet50,
 }
 
 
@@ -580,39 +537,57 @@ def choose_precision(wanted: str = "auto") -> str:
 
 @functools.cache  # so that running a cell again gives the same answer
 def _convolution_seconds(precision: str) -> float:
-    """Times a convolution of the middle of VGG, and its gradient; infinity where that fails."""
-
-    @tf.function
-    def convolve(x, kernel):
-        y = tf.nn.conv2d(x, kernel, 1, "SAME")
-        return tf.nn.conv2d_transpose(y, kernel, x.shape, 1, "SAME")[0, 0, 0, 0]  # the gradient's operation
-
+    """Times a convolution of the middle of VGG; infinity where that fails."""
     try:
         x = tf.ones((1, 64, 64, 128), precision)
         kernel = tf.ones((3, 3, 128, 128), precision)
-        return min(timeit.repeat(lambda: float(convolve(x, kernel)), number=1, repeat=8))  # the first ones compile
+        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0, 0]), number=1, repeat=8))
     except tf.errors.OpError as error:  # a device without this operation, or a broken one
         failed = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
         print(f"{failed}; to compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
         return math.inf
 
 
-@dataclass(eq=False)  # equal to itself only, so that a compiled function knows it again
 class FeatureExtractor:
-    """A trained network, cut off after the deepest layer asked for, frozen."""
+    """A trained network, frozen, that turns an image into feature maps; each max pooling becomes an average pooling.
 
-    network: keras.Model
-    content_layer: str  # the layer that stands for content
-    style_layers: dict[str, float]  # from each layer that stands for style to its weight
-    model: str  # a key of `MODELS`; where a fallback stepped in, what is really used
-    weights: str | Path | None  # "imagenet", a file's path, or None (random)
-    precision: str  # "float32" or "bfloat16": what the network computes in, and its feature maps
-    smooth: bool  # whether the feature maps are smoothed
-    asked: tuple[str, str]  # the model and the precision that were asked for
+    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
+    `model` is a key of `MODELS`, `style_layers` has each layer's weight; None stands for what suits the network.
+    `weights` is "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always the
+    same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in. Raises
+    FileNotFoundError without the file; ValueError if it does not fit, a name is unknown or a layer's weight not valid.
+    """
 
-    def __post_init__(self) -> None:
-        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
+    def __init__(
+        self, model: str = "vgg19", *, content_layer: str | None = None,
+        style_layers: Mapping[str, float] | None = None, weights: str | Path | None = "imagenet",
+        precision: str = "float32", smooth: bool | None = None,
+    ):  # fmt: skip
+        check_name(model, MODELS, "model")
+        self.asked = (model, precision)
+        self.weights = weights
+        self.precision = choose_precision(precision)
+        backbone, self.model = _load_backbone(model, weights)  # where a fallback stepped in, what is really used
+        resnet = self.model == "resnet50"  # whose feature maps have to be smoothed
+        self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
+        self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
+        self.smooth = resnet if smooth is None else smooth
+        check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
+        names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
+        for name in self.layers:
+            check_name(name, names, "layer", f" of {self.model}")
+        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
+
+        def copied(layer):
+            """The same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
+            kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+            return kind.from_config({**layer.get_config(), "dtype": self.precision})
+
+        whole = keras.models.clone_model(backbone, clone_function=copied)
+        whole.set_weights(backbone.get_weights())
+        self.network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in self.layers})
+        self.network.trainable = False
         everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
@@ -620,9 +595,8 @@ class FeatureExtractor:
         strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
         self.strides = {name: strides[name] for name in self.layers}
         self.stride = max(strides.values())
-        # The halo is what has to be seen around a tile. A 3 x 3 convolution looks one position of the map before it
-        # further, to either side. Up to VGG16's block4_conv2 there are 2, 2, 3 and 2 of them at the strides 1, 2, 4
-        # and 8, so it sees 2 + 4 + 12 + 16 = 34 pixels beyond its own 8 (76 in all).
+        # The halo is what has to be seen around a tile: a 3 x 3 convolution looks one position of the map before it
+        # further, to either side. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
         beyond = 0
         for layer in self.network.layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
@@ -639,10 +613,10 @@ class FeatureExtractor:
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
-        height, width = image.shape[1:3]  # None where a compiled function does not know them yet
-        if min(height or self.stride, width or self.stride) < self.stride:
-            wanted = f"at least {self.stride} x {self.stride} pixels, got {height} x {width} (height x width)"
-            raise ValueError(f"Expected an image of {wanted}. Take a larger or less narrow one, or shallower layers.")
+        _, height, width, _ = image.shape  # None where a compiled function does not know them yet
+        fits = min(height or self.stride, width or self.stride) >= self.stride
+        wanted = f"an image of at least {self.stride} x {self.stride} pixels"
+        _expect(fits, wanted, f"{height} x {width}", "Take a larger or less narrow one, or shallower layers.")
         features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
@@ -661,87 +635,44 @@ class FeatureExtractor:
 
     def __repr__(self) -> str:
         weights = "random" if self.weights is None else Path(self.weights).name
-        smoothed = ", smoothed activations" if self.smooth else ""
-        said = f"{self.model.upper()}, {weights} weights, {self.precision}{smoothed}"
-        return f"{said}, cut off after {self.network.layers[-1].name}"
+        kind = f"{self.precision}, smoothed activations" if self.smooth else self.precision
+        return f"{self.model.upper()}, {weights} weights, {kind}, cut off after {self.network.layers[-1].name}"
 
 
-def build_feature_extractor(
-    model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping[str, float] | None = None,
-    weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
-) -> FeatureExtractor:  # fmt: skip
-    """Builds the function that turns an image into feature maps; each max pooling becomes an average pooling.
-
-    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
-
-    Args:
-        model: A key of `MODELS`, which has the layers and the smoothing that None stands for.
-        weights: "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always
-            the same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in.
-        precision: "auto" or one of `PRECISIONS`, see `choose_precision`.
-    Raises:
-        FileNotFoundError: If the weights file is missing.
-        ValueError: If a name is unknown, a layer's weight is not valid, or the file does not fit the network.
-    """
-    check_name(model, MODELS, "model")
-    asked = (model, precision)
-    precision = choose_precision(precision)
-    backbone, model = _load_backbone(model, weights)
-    content_layer = content_layer or MODELS[model].content_layer
-    style_layers = MODELS[model].style_layers if style_layers is None else style_layers
-    smooth = MODELS[model].smooth if smooth is None else smooth
-    check_weights(style_layers, "style_layers")
-    layers = [*style_layers, content_layer]
-    names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
-    for name in layers:
-        check_name(name, names, "layer", f" of {model}")
-
-    def copied(layer):
-        """Makes the same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
-        kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
-        return kind.from_config({**layer.get_config(), "dtype": precision})
-
-    whole = keras.models.clone_model(backbone, clone_function=copied)
-    whole.set_weights(backbone.get_weights())
-    network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in layers})
-    network.trainable = False
-    return FeatureExtractor(network, content_layer, dict(style_layers), model, weights, precision, smooth, asked)
+build_feature_extractor = FeatureExtractor
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
-    build = MODELS[model].build
     if weights is None:
         keras.utils.set_random_seed(0)
-        return build(include_top=False, weights=None), model
-    path = _expanded(weights)
+        return MODELS[model](include_top=False, weights=None), model
     if weights == "imagenet" and model != "vgg16":
         limit = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
-            return build(include_top=False, weights="imagenet"), model
+            return MODELS[model](include_top=False, weights="imagenet"), model
         except Exception as error:  # Keras raises a bare Exception where a download fails
             failed = f"{model.upper()}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
+            address = "https://storage.googleapis.com/tensorflow/keras-applications/"
+            address += f"{model.removesuffix('50')}/{model}_weights_tf_dim_ordering_tf_kernels_notop.h5"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            todo = f"go online and run this again, or put {_ADDRESS.format(MODELS[model].file)} into {folder}"
-            print(f"{failed}, so VGG16 from weights/ stands in; to get {model.upper()}, {todo}.")
+            todo = f"to get {model.upper()}, go online and run this again, or put {address} into {folder}"
+            print(f"{failed}, so VGG16 from weights/ stands in; {todo}.")
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
-    if weights == "imagenet":
-        path = VGG16_WEIGHTS
+    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
-    backbone = MODELS[model].build(include_top=False, weights=None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
-            backbone.load_weights(path)
+            return MODELS[model](include_top=False, weights=str(path)), model
     except Exception as error:
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
         todo = "It may be damaged: git checkout weights restores VGG16's."
         raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit. {todo}") from error
-    return backbone, model
 
 
 # --- Styles, regions, colours ----------------------------------------------------------------
@@ -750,11 +681,11 @@ class Style(NamedTuple):
 
     image: Any  # RGB in [0, 1], shape `(1, height, width, 3)`; or the path or name of a picture's file
     weight: float = 1.0  # how much it counts beside the other styles; only the proportions matter
-    # Where in the picture it counts: in [0, 1], shape `(height, width)` or `(1, height, width, 1)`, of the content's
-    # height and width; or the path or name of a mask's file. None: everywhere.
+    # Where in the picture it counts: in [0, 1], `(height, width)` or `(1, height, width, 1)`, of the content's size; or
+    # the path or name of a mask's file. None: everywhere.
     mask: Any = None
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
-    image_mask: Any = None  # which part of the painting counts: as `mask`, in the image's proportions. None: all
+    image_mask: Any = None  # which part of the painting counts: as `mask`, of the image's size. None: all
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
@@ -765,29 +696,26 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
     """
     many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
-    if many and not style:
-        raise ValueError("Expected one style or more, got an empty list. Name a painting.")
+    _expect(not many or style, "one style or more", "an empty list", "Name a painting.")
+    wanted = f"a style as a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
     styles = {}
     for number, each in enumerate(style if many else [style], 1):
-        if isinstance(each, Mapping):
-            if not ("image" in each and set(each) <= set(Style._fields)):
-                wanted = f"a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
-                raise ValueError(f"Expected a style as {wanted}, got {each}.")
-            each = Style(**each)
-        styles[f"style {number}" if many else "style_image"] = each if isinstance(each, Style) else Style(each)
+        if not isinstance(each, Style):
+            fields = each if isinstance(each, Mapping) else {"image": each}
+            _expect({"image"} <= set(fields) <= set(Style._fields), wanted, each)
+            each = Style(**fields)
+        styles[f"style {number}" if many else "style_image"] = each
     check_weights({name: each.weight for name, each in styles.items()}, "the styles' weights")
     size = max(content_image.shape[1:3])
     found = []
     for name, (image, weight, mask, scale, image_mask) in styles.items():
-        check_above_0(scale, f"the scale of {name}", usual="0.5 to 2 are usual.")
+        check_above_0(scale, f"the scale of {name}")
         if from_files or isinstance(image, (str, os.PathLike)):
             image = load_image(image, round(size * min(8, max(1, scale))), "style")
             scale *= size / max(image.shape[1:3])  # the rest of it
         image = check_image(image, name)
         times = scale * max(image.shape[1:3]) / size
-        if times > 8.001:
-            wanted = f"Expected the scale of {name} to make it 8 times the picture at most"
-            raise ValueError(f"{wanted}, got {times:.3g}: memory grows with the square.")
+        _expect(times < 8.001, f"the scale of {name} to make it 8 times the picture at most", f"{times:.3g}")
         mask = _checked_mask(mask, content_image, f"the mask of {name}")
         image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
         if weight > 0:
@@ -801,17 +729,13 @@ def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray | None:
         return None
     mask = load_mask(mask, image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
     size = tuple(image.shape[1:3])
-    if mask.shape not in (size, (1, *size, 1)) or mask.dtype.kind not in "biuf":
-        wanted = f"as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
-        got = f"{mask.dtype} of shape {mask.shape}"
-        raise ValueError(f"Expected {what} {wanted}, got {got}. load_mask(path, image) returns that.")
-    mask = mask.astype(np.float32).reshape(1, *size, 1)
-    if not (mask.min() >= 0 and mask.max() <= 1):
-        got = f"{mask.min():g} to {mask.max():g}. Divide a mask of 0 to 255 by 255"
-        raise ValueError(f"Expected {what} in the range 0 (does not count) to 1 (counts), got {got}.")
-    if mask.max() == 0:
-        raise ValueError(f"Expected {what} to count somewhere, got only 0 (black). Is it the wrong way round?")
-    return mask
+    valid = mask.shape in (size, (1, *size, 1)) and mask.dtype.kind in "biuf"
+    wanted = f"{what} as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
+    _expect(valid, wanted, f"{mask.dtype} of shape {mask.shape}", "load_mask(path, image) returns that.")
+    valid = mask.min() >= 0 and 0 < mask.max() <= 1
+    wanted = f"{what} in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
+    _expect(valid, wanted, f"{mask.min():g} to {mask.max():g}", "Divide a mask of 0 to 255 by 255.")
+    return mask.astype(np.float32).reshape(1, *size, 1)
 
 
 class Region(NamedTuple):
@@ -842,15 +766,12 @@ def regions(styles: Sequence[Style]) -> list[Region]:
 
 
 def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted, `(1, height, width, 1)`: the masks' sum, edges softened by up to 4 pixels.
+    """How much of each pixel is painted, the masks' sum, its edges softened by up to 4 pixels; None if all of all.
 
-    None if all of all.
+    Of shape `(1, height, width, 1)`.
     """
-    masks = [region.mask for region in regions(styles)]
-    if any(mask is None for mask in masks):
-        return None
-    covered = np.sum(masks, axis=0)
-    if covered.min() > 0.99:
+    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
+    if np.min(covered) > 0.99:
         return None
     once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
     return tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()
@@ -860,9 +781,8 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: 
     """Turns a function from a framed image to losses and gradient into one that sees `plain` outside of `reach`."""
     if reach is None:
         return evaluate
-    size = plain.shape[1:3]
+    reach = framed(tf.image.resize(reach, plain.shape[1:3], "area"), stride)
     plain = framed(plain, stride)
-    reach = framed(tf.image.resize(reach, size, "area"), stride)
 
     def evaluate_within(image):
         losses, gradient = evaluate(plain + reach * (image - plain))
@@ -916,18 +836,16 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
-    _check_proportions(start.shape[1:3], content.shape[1:3], "start")
+    _check_proportions(*start.shape[1:3], *content.shape[1:3], "start")
     styles = as_styles(style, photograph)
     where = reach(styles)
     if where is not None and not quiet:
         print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
-    for each in styles if not quiet else []:
-        rows, columns = each.image.shape[1:3]
-        few = f"A painting has only {columns} x {rows} pixels"
-        if each.scale > 1.5:
-            print(f"{few} and is enlarged {each.scale:.2g} times: its strokes will be soft. Take a larger file.")
-        elif max(rows, columns) < max(content.shape[1:3]) / 2:
-            print(f"{few}: strokes will be small. Give its style a larger scale, or its file.")
+    for each in styles:
+        _, rows, columns, _ = each.image.shape
+        if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
+            few = f"A painting has only {columns} x {rows} pixels, and is enlarged {each.scale:.2g} times"
+            print(f"{few}: its strokes will be small or soft. Take a larger file.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
@@ -1405,7 +1323,7 @@ class LiveView:
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
-        curves.update(DisplayedImage(_rendered(_drawn_history(now.history, self._weights), "png", 72)))
+        curves.update(_history_plot(now.history, self._weights))
         self._next = time.perf_counter() + max(0.5, 30 * (time.perf_counter() - start))  # a thirtieth of the time
 
 
@@ -1419,13 +1337,10 @@ def make_recipe(
     `steps` that were done and the versions of the `software`. Of an array there is only the shape.
     """
     names = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
-    style = files["style"]
-    if isinstance(style, Style):
-        style = style._asdict()  # JSON would make it a list
-    elif isinstance(style, (list, tuple)):
-        style = [each._asdict() if isinstance(each, Style) else each for each in style]
+    styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
+    styles = [each._asdict() if isinstance(each, Style) else each for each in styles]  # JSON would make it a list
     recipe = {
-        "call": {**files, "style": style, **dataclasses.asdict(settings)},
+        "call": {**files, "style": styles, **dataclasses.asdict(settings)},
         "network": {name: getattr(extractor, name) for name in names},
         "steps": len(history["total"]),
         "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
@@ -1444,14 +1359,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
     Raises FileNotFoundError without the file, ValueError if it carries no recipe.
     """
-    path = _expanded(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r} (looked for from {str(Path.cwd())!r}).")
+    path = _located(path, None)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels
-            with Image.open(path, formats=["PNG"]) as file:
-                recipe = json.loads(file.text[_RECIPE])
+        with Image.open(path, formats=["PNG"]) as file:
+            recipe = json.loads(file.text["nst-recipe"])
         if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
@@ -1462,17 +1373,17 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
-    """Writes frames to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
+    """Writes images to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
 
-    Frames are RGB in [0, 1], shape `(1, height, width, 3)`. All are brought to the last one's size, 288 pixels at
-    most; where they would be more than the 50 a second that browsers show, some are left out, evenly. Those before the
-    last take some `seconds` in all. Raises ValueError if there is no frame, or for another ending or time.
+    All are brought to the last one's size, 288 pixels at most; where they would be more than the 50 a second that
+    browsers show, some are left out, evenly. Those before the last take some `seconds` in all. Raises ValueError if
+    there is none, or for another ending or time.
     """
+    check_above_0(seconds, "seconds")
     ending = Path(path).suffix.lower()
-    check_above_0(seconds, "seconds", usual="2 to 10 are usual.")
-    if len(frames) == 0 or ending not in (".webp", ".gif"):
-        got = f"{len(frames)} frames and {Path(path).name!r}"
-        raise ValueError(f"Expected one or more frames and a file name ending in .webp or .gif, got {got}.")
+    valid = len(frames) > 0 and ending in (".webp", ".gif")
+    got = f"{len(frames)} frames and {Path(path).name!r}"
+    _expect(valid, "one or more frames and a file name ending in .webp or .gif", got)
     number = min(len(frames) - 1, int(50 * seconds))  # without the last
     chosen = [*np.linspace(0, len(frames) - 2, number).round().astype(int), -1]
     ends = np.linspace(0, 100 * seconds, number + 1).round()  # in hundredths of a second, as GIF counts
@@ -1508,25 +1419,23 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
 
     _panel.set()  # no run goes on behind a panel that is no longer there
     _panel = halt = threading.Event()
-    wide = {"style": {"description_width": "110px"}, "layout": {"width": "420px"}}
-    choices = {kind: [path.name for path in find_images(IMAGES / kind)] for kind in ("content", "style")}
-    choices["size"] = sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size})
     knobs = {}
-    for name, options in choices.items():
-        knobs[name] = widgets.Dropdown(options=options, description=name, **wide)
-    knobs["size"].value = size
-    for name, value in settings.weights.items():
-        words = {"description": f"{name} weight", "min": 0, "max": 1e6}
-        knobs[f"{name}_weight"] = widgets.BoundedFloatText(value, step=1 if name == "style" else 0.1, **words, **wide)
+    for kind in ("content", "style"):
+        knobs[kind] = widgets.Dropdown(options=[path.name for path in find_images(IMAGES / kind)])
+    knobs["size"] = widgets.Dropdown(options=sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size}), value=size)
+    for name, weight in settings.weights.items():
+        knobs[f"{name}_weight"] = widgets.BoundedFloatText(weight, min=0, max=1e6, step=0.1)
+    for name, knob in knobs.items():
+        knob.description = name.replace("_", " ")
+        knob.style.description_width = "110px"
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop", disabled=True)
     save = widgets.Button(description="Save", icon="save", disabled=True)
-    picture = widgets.Image(format="jpeg", value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
+    picture = widgets.Image(format="jpeg", width=512, value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
     bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
     says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
     call = widgets.HTML()
     made = None
-    shown = 0.0
 
     def work(how):
         """Paints; runs in a thread, so that the buttons answer meanwhile."""
@@ -1535,7 +1444,6 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
             made = paint(**how, extractor=extractor, callback=watch, quiet=True)
             image, history, _ = made
             picture.value = _encoded(image)
-            bar.value = 1.0
             ended = f"{'Stopped' if halt.is_set() else 'Done'} after {len(history['total'])} steps"
             says.value = f"{ended} and {duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
         except Exception as error:  # would be lost in a thread
@@ -1545,20 +1453,16 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         save.disabled = made is None
 
     def watch(now):
-        """Refreshes the picture twice a second, and stops the run if the button was pressed."""
-        nonlocal shown
-        if time.perf_counter() > shown + 0.5:
-            bar.value = now.done
-            picture.value = _encoded(now.image)
-            says.value = str(now)
-            shown = time.perf_counter()
+        """Shows a step, and stops the run if the button was pressed."""
+        bar.value = now.done
+        picture.value = _encoded(now.image, min(512, now.size[0]))
+        says.value = str(now)
         return not halt.is_set()
 
     def on_run(_):
         if run.disabled:  # the second click of two
             return
         run.disabled = True
-        save.disabled = True
         stop.disabled = False
         halt.clear()
         says.value = "Preparing ..."

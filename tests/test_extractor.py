@@ -62,7 +62,7 @@ def test_before_the_first_pooling_a_network_computes_what_keras_computes(model, 
     image = nst.load_image("brandenburg_gate.jpg", 96)
     weights = "imagenet" if model == "vgg16" else None
     extractor = nst.build_feature_extractor(model, content_layer=layer, weights=weights, smooth=False)
-    network = nst.MODELS[model].build(include_top=False, weights=None)
+    network = nst.MODELS[model](include_top=False, weights=None)
     ours = extractor.network.get_weights()
     network.set_weights([*ours, *network.get_weights()[len(ours) :]])
     module = getattr(keras.applications, model)
@@ -187,7 +187,7 @@ def test_a_download_that_times_out_names_the_address_that_keras_asks_and_the_fol
         asked.append((origin, socket.getdefaulttimeout()))
         raise TimeoutError
 
-    module = sys.modules[nst.MODELS[model].build.__module__]
+    module = sys.modules[nst.MODELS[model].__module__]
     monkeypatch.setattr(module.file_utils, "get_file", get_file)
     assert nst.build_feature_extractor(model).model == "vgg16"
     [(address, limit)] = asked
