@@ -39,17 +39,15 @@ def main():
     notebook = nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
     defined = defined_in(notebook, nst.build_feature_extractor("vgg16", precision="auto"))
     image, _, _ = defined.paint(*RESULT, 640)
-    parents = [nst.load_image(name, 640) for name in RESULT]
-    nst.show_images(
-        [*parents, image], ["photograph", "painting", "result"], height=4, path=ROOT / "images" / "result.jpg"
-    )
-    images, titles = [], []
+    photograph, painting = (nst.load_image(name, 640) for name in RESULT)
+    pictures = {"photograph": photograph, "painting": painting, "result": image}
+    nst.show_images(pictures, "", height=4, path=ROOT / "images" / "result.jpg")
+    pictures = {}
     for title, (content, style, settings) in PICTURES.items():
         image, history, recipe = defined.paint(content, style, 512, **settings)
-        images.append(image)
-        titles.append(title)
+        pictures[title] = image
         print(f"{history['seconds'][-1]:.0f} s:", json.dumps(recipe["call"]))
-    nst.show_images(images, titles, columns=3, height=3.2, path=ROOT / "images" / "gallery.jpg")
+    nst.show_images(pictures, "", columns=3, path=ROOT / "images" / "gallery.jpg")
 
 
 if __name__ == "__main__":

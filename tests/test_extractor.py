@@ -9,29 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONTENT_LAYER, STYLE_LAYERS, needs_bfloat16
+from conftest import needs_bfloat16
 
 import nst_helpers as nst
 
-LAYERS = [*STYLE_LAYERS, CONTENT_LAYER]
-OFFLINE = "http://127.0.0.1:9"  # a proxy that refuses
-
-
-@pytest.fixture(scope="module")
-def vgg19_file(tmp_path_factory):
-    """A weights file for VGG19, with random weights, and the network that it was saved from."""
-    path = tmp_path_factory.mktemp("weights") / "random.weights.h5"
-    network = keras.applications.VGG19(include_top=False, weights=None)
-    network.save_weights(path)
-    return path, network
-
-
-def run_python(code, **environment):
-    """Runs Python offline."""
-    proxies = {f"{kind}_proxy": OFFLINE for kind in ("http", "https")} | {"no_proxy": ""}
-    proxies |= {name.upper(): value for name, value in proxies.items()}
-    environment = {**os.environ, **proxies, **environment}
-    return subprocess.run([sys.executable, "-c", code], cwd=nst.HERE, env=environment, capture_output=True, text=True)
+LAYERS = ["block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block4_conv2"]
 
 
 def vgg_by_hand(network, image, last):
@@ -48,35 +30,31 @@ def vgg_by_hand(network, image, last):
             return x.numpy()
 
 
-def test_vgg19_from_a_file_computes_vgg19_with_average_pooling(vgg19_file, picture):
-    path, network = vgg19_file
-    features = nst.build_feature_extractor("vgg19", weights=path)(picture)
+def test_vgg19_from_a_file_computes_vgg19_with_average_pooling(tmp_path, picture):
+    network = keras.applications.VGG19(include_top=False, weights=None)
+    network.save_weights(tmp_path / "random.weights.h5")
+    features = nst.build_feature_extractor("vgg19", weights=tmp_path / "random.weights.h5")(picture)
     for layer in ("block1_conv1", "block3_conv1", "block4_conv1"):
         expected = vgg_by_hand(network, picture, layer)
         np.testing.assert_allclose(features[layer], expected, rtol=1e-3, atol=1e-3 * expected.max())
 
 
-@pytest.mark.parametrize("model, layer", [("vgg16", "block1_conv2"), ("resnet50", "conv1_relu")])
-def test_before_the_first_pooling_a_network_computes_what_keras_computes(model, layer):
-    """Against Keras's own model and preprocessing, with ImageNet's weights (VGG16) and with random ones."""
-    image = nst.load_image("brandenburg_gate.jpg", 96)
-    weights = "imagenet" if model == "vgg16" else None
-    extractor = nst.build_feature_extractor(model, content_layer=layer, weights=weights, smooth=False)
-    network = nst.MODELS[model](include_top=False, weights=None)
+def test_resnet50_computes_what_keras_computes_up_to_its_first_pooling(picture):
+    """Against Keras's own model and preprocessing, with random weights."""
+    layers = {"content_layer": "conv1_relu", "style_layers": {"conv1_relu": 1.0}}
+    extractor = nst.build_feature_extractor("resnet50", **layers, weights=None, smooth=False)
+    network = keras.applications.ResNet50(include_top=False, weights=None)
     ours = extractor.network.get_weights()
     network.set_weights([*ours, *network.get_weights()[len(ours) :]])
-    module = getattr(keras.applications, model)
-    expected = keras.Model(network.input, network.get_layer(layer).output)(module.preprocess_input(image * 255))
-    np.testing.assert_allclose(extractor(image)[layer], expected, rtol=1e-3, atol=1e-3)
+    first = keras.Model(network.input, network.get_layer("conv1_relu").output)
+    expected = first(keras.applications.resnet50.preprocess_input(picture * 255))
+    np.testing.assert_allclose(extractor(picture)["conv1_relu"], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_smoothing_by_hand(random):
-    image = random.uniform(size=(1, 64, 96, 3)).astype(np.float32)
-    plain = nst.build_feature_extractor("resnet50", weights=None, smooth=False)
-    smooth = nst.build_feature_extractor("resnet50", weights=None)
-    assert "smoothed" not in repr(plain) and "smoothed" in repr(smooth)
-    for layer, features in plain(image).items():
-        np.testing.assert_allclose(smooth(image)[layer], np.arcsinh(features), rtol=1e-3, atol=1e-5)
+def test_smoothing_by_hand(vgg16, picture):
+    smooth = nst.build_feature_extractor("vgg16", smooth=True)
+    for layer, features in vgg16(picture).items():
+        np.testing.assert_allclose(smooth(picture)[layer], np.arcsinh(features), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +63,8 @@ def test_smoothing_by_hand(random):
 )
 def test_strides_and_halo(model, strides, halo, random):
     """The maps have a position for each stride; a pixel beyond the halo of a window does not count in it."""
-    extractor = nst.build_feature_extractor(model, weights=None, smooth=False)
+    extractor = nst.build_feature_extractor(model, weights=None)
+    assert ("smoothed" in repr(extractor)) == (model == "resnet50")
     assert [extractor.strides[layer] for layer in extractor.layers] == strides
     assert (extractor.stride, extractor.halo) == (max(strides), halo)
     image = random.uniform(size=(1, extractor.stride, 2 * extractor.stride + 2 * halo, 3)).astype(np.float32)
@@ -99,10 +78,9 @@ def test_strides_and_halo(model, strides, halo, random):
         np.testing.assert_array_equal(features[layer][:, :, window], changed[layer][:, :, window])
 
 
-@pytest.mark.parametrize("model", ["vgg16", "vgg19"])
-def test_returns_the_layers_asked_for_and_stops_there(model, picture):
+def test_returns_the_layers_asked_for_and_stops_there(picture):
     layers = {"content_layer": "block1_conv2", "style_layers": {"block3_conv1": 2.0}}
-    extractor = nst.build_feature_extractor(model, **layers, weights=None)
+    extractor = nst.build_feature_extractor("vgg16", **layers, weights=None)
     shapes = {name: feature.shape for name, feature in extractor(picture).items()}
     assert shapes == {"block3_conv1": (1, 8, 10, 256), "block1_conv2": (1, 32, 40, 64)}
     assert (extractor.content_layer, extractor.style_layers) == ("block1_conv2", {"block3_conv1": 2.0})
@@ -110,12 +88,11 @@ def test_returns_the_layers_asked_for_and_stops_there(model, picture):
     assert extractor.strides == {"block3_conv1": 4, "block1_conv2": 1}
 
 
-@pytest.mark.parametrize("wrap", [lambda call: call, tf.function], ids=["eager", "compiled"])
-def test_is_frozen_and_has_a_gradient(wrap, vgg16, picture):
+def test_is_frozen_and_has_a_gradient(vgg16, picture):
     assert vgg16.network.trainable_weights == []
     image = tf.Variable(picture)
     with tf.GradientTape() as tape:
-        loss = wrap(lambda: tf.reduce_sum(vgg16(image)["block4_conv1"]))()
+        loss = tf.reduce_sum(vgg16(image)["block4_conv1"])
     assert np.abs(tape.gradient(loss, image)).max() > 0
 
 
@@ -136,8 +113,6 @@ def test_random_weights_differ_from_imagenet_s_and_are_the_same_each_time(vgg16,
         ({"model": "resnet50", "content_layer": "conv1_pad"}, "conv1_pad.*conv1_conv, "),
         ({"style_layers": {"block3_conv4": 1.0}}, "block3_conv4.*Valid layers of vgg16"),
         ({"style_layers": {}}, "at least one of style_layers"),
-        ({"style_layers": {"block1_conv1": -1.0}}, "block1_conv1.*at least 0, got -1"),
-        ({"style_layers": ["block1_conv1"]}, "style_layers as a dict"),
     ],
 )
 def test_refuses_unknown_names(wrong, message):
@@ -155,24 +130,23 @@ def test_layers_that_the_extractor_does_not_return_are_refused(vgg16):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        (lambda image: image * 255, "range 0 to 1"),
-        (lambda image: image * np.nan, "got nan to nan"),
-        (lambda image: image[0], r"got \(32, 40, 3\)"),
-        (lambda image: image[:, :7], "at least 8 x 8 pixels, got 7 x 40"),
+        (np.full((1, 32, 40, 3), 2.0), "range 0 to 1, got 2 to 2"),
+        (np.zeros((32, 40, 3)), r"got \(32, 40, 3\)"),
+        (np.zeros((1, 32, 7, 3)), "at least 8 x 8 pixels, got 32 x 7"),
     ],
 )
-def test_refuses_images(vgg16, picture, bad, message):
+def test_refuses_images(vgg16, bad, message):
     with pytest.raises(ValueError, match=message):
-        vgg16(bad(picture))
-    if "range" not in message and "nan" not in message:  # a compiled function does not know the values
+        vgg16(bad)
+    if "range" not in message:  # a compiled function does not know the values
         with pytest.raises(ValueError, match=message):
-            tf.function(vgg16)(tf.constant(bad(picture)))
+            tf.function(vgg16)(tf.constant(bad))
 
 
-def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
+def test_refuses_weights_that_do_not_fit(tmp_path):
     text = tmp_path / "text.weights.h5"
     text.write_text("no weights")
-    for model, path in (("vgg16", vgg19_file[0]), ("vgg19", nst.VGG16_WEIGHTS), ("vgg16", text)):
+    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", text)):
         with pytest.raises(ValueError, match=f"weights file of {model}.*{path.name}' does not fit"):
             nst.build_feature_extractor(model, weights=path)
     with pytest.raises(FileNotFoundError, match=r"none\.h5"):
@@ -180,7 +154,8 @@ def test_refuses_weights_that_do_not_fit(vgg19_file, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["vgg19", "resnet50"])
-def test_a_download_that_times_out_names_the_address_that_keras_asks_and_the_folder(monkeypatch, capsys, model):
+def test_where_a_download_fails_vgg16_steps_in(monkeypatch, capsys, model):
+    """The sentence names the address that Keras asks, and the folder that the file belongs into."""
     asked = []
 
     def get_file(name, origin, **_):
@@ -189,31 +164,23 @@ def test_a_download_that_times_out_names_the_address_that_keras_asks_and_the_fol
 
     module = sys.modules[nst.MODELS[model].__module__]
     monkeypatch.setattr(module.file_utils, "get_file", get_file)
-    assert nst.build_feature_extractor(model).model == "vgg16"
+    monkeypatch.setenv("KERAS_HOME", "/somewhere")
+    extractor = nst.build_feature_extractor(model)
+    assert (extractor.model, extractor.asked, extractor.layers) == ("vgg16", (model, "float32"), LAYERS)
     [(address, limit)] = asked
     said = capsys.readouterr().out
-    assert "TimeoutError" in said and address in said and "/models" in said
+    assert "TimeoutError" in said and address in said and "into /somewhere/models" in said
     assert limit == 20 and socket.getdefaulttimeout() is None
+    with pytest.raises(ValueError, match="Unknown layer 'conv9'. Valid layers of vgg16"):
+        nst.build_feature_extractor(model, content_layer="conv9")
 
 
-def test_offline_vgg16_steps_in_for_vgg19(tmp_path):
-    code = "import nst_helpers as nst, numpy as np; extractor = nst.build_feature_extractor()\n"
-    code += "print(extractor.model, extractor.asked, sorted(extractor(np.full((1, 32, 32, 3), 0.5))))\n"
-    code += "nst.build_feature_extractor(content_layer='block5_conv4')"
-    run = run_python(code, KERAS_HOME=str(tmp_path))
-    sentence, last = [line for line in run.stdout.splitlines() if not line.startswith("Downloading")][:2]
-    assert "VGG19's ImageNet weights could not be loaded" in sentence and "VGG16 from weights/ stands in" in sentence
-    assert f"into {tmp_path}/models" in sentence
-    assert last == f"vgg16 ('vgg19', 'float32') {sorted(LAYERS)}"
-    assert run.stderr.startswith("Traceback")  # nor does TensorFlow's import log anything
-    assert "ValueError: Unknown layer 'block5_conv4'. Valid layers of vgg16" in run.stderr
-
-
-def test_keras_runs_on_tensorflow_whatever_is_set(tmp_path):
+def test_keras_runs_on_tensorflow_whatever_is_set_and_nothing_is_logged(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "torch", "floatx": "float32"}')
-    code = "import nst_helpers as nst; print(nst.keras.config.backend())"
-    run = run_python(code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="jax")
-    assert run.stdout == "tensorflow\n", run.stderr
+    code = "import nst_helpers as nst; print(nst.keras.config.backend()); nst.build_feature_extractor('vgg16')"
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=nst.HERE, env=environment, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("tensorflow\n", "")
 
 
 @needs_bfloat16

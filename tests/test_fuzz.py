@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
-from test_pictures import png
 
 import nst_helpers as nst
 
 RECIPE = {"call": {"content": "a.jpg", "style": "b.jpg"}, "network": {"model": "vgg16"}, "steps": 3}
+MODES = {"PNG": "RGB RGBA P I;16 LA 1", "JPEG": "RGB CMYK L", "TIFF": "RGB F LAB", "GIF": "P", "WEBP": "RGB"}
+MODES |= {"BMP": "RGB", "AVIF": "RGB", "TGA": "RGB", "PPM": "RGB", "JPEG2000": "L"}
 
 
 def whole_files():
@@ -24,14 +25,15 @@ def whole_files():
     text = PngImagePlugin.PngInfo()
     text.add_itxt("nst-recipe", json.dumps(RECIPE))
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    options = {"exif": exif, "icc_profile": profile, "pnginfo": text, "lossless": True}
-    modes = {"PNG": "RGB RGBA P I;16 LA 1", "JPEG": "RGB CMYK L", "TIFF": "RGB F LAB", "GIF": "P", "WEBP": "RGB"}
-    for kind, names in (modes | {"BMP": "RGB", "AVIF": "RGB", "TGA": "RGB", "PPM": "RGB", "JPEG2000": "L"}).items():
-        for mode in names.split() if kind in Image.SAVE else []:  # an older Pillow writes no AVIF
+    for kind, modes in MODES.items():
+        for mode in modes.split() if kind in Image.SAVE else []:  # an older Pillow writes no AVIF
             picture = noise.convert("L").convert(mode) if mode[0] in "IF" else noise.convert(mode, palette=1)
             buffer = io.BytesIO()
-            picture.save(buffer, kind, **options)
+            picture.save(buffer, kind, exif=exif, icc_profile=profile, pnginfo=text, lossless=True)
             yield buffer.getvalue()
+
+
+FILES = list(whole_files())
 
 
 @st.composite
@@ -44,9 +46,6 @@ def damaged(draw):
         new = draw(st.binary(max_size=8) | st.sampled_from([b"\xff\xff\xff\xff", data[place : place + 20] * 50]))
         data = data[:place] + new + data[place + length :]
     return data
-
-
-FILES = list(whole_files())
 
 
 # The same examples each time, and none of them kept.
@@ -68,9 +67,9 @@ def test_any_bytes_are_read_or_refused_in_a_sentence(data, tmp_path):
 
 
 @pytest.mark.parametrize("read", [nst.load_image, nst.read_recipe])
-@pytest.mark.parametrize("bomb", ["pixels", "text"])
-def test_what_promises_more_than_it_holds_is_refused(tmp_path, bomb, read):
-    data = png(bytes(100), size=(60000, 60000)) if bomb == "pixels" else png(bytes(15), text=bytes(10**8))
-    (tmp_path / "a.png").write_bytes(data)
+def test_a_text_that_unpacks_to_much_more_is_refused(tmp_path, read):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("nst-recipe", "0" * 10**8, zip=True)
+    Image.new("L", (4, 3)).save(tmp_path / "a.png", pnginfo=text)
     with pytest.raises(ValueError, match="Expected a "):
         read(tmp_path / "a.png")

@@ -21,26 +21,9 @@ def test_gram_matrix_is_the_mean_of_outer_products(defined, random):
     np.testing.assert_allclose(defined.gram_matrix(tf.constant(features)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_gram_matrix_forgets_positions_and_size(defined, random):
-    features = random.normal(size=(1, 6, 8, 4)).astype(np.float32)
-    shuffled = random.permutation(features.reshape(-1, 4)).reshape(1, 8, 6, 4)
-    twice = np.concatenate([features, features], axis=1)
-    expected = defined.gram_matrix(tf.constant(features))
-    np.testing.assert_allclose(defined.gram_matrix(tf.constant(shuffled)), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(defined.gram_matrix(tf.constant(twice)), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_content_loss_by_hand(defined):
     # (9 + 1) / 2 over (1 + 4) / 2
     assert float(defined.content_loss(tf.constant([4.0, 3.0]), tf.constant([1.0, 2.0]))) == pytest.approx(2.0)
-
-
-def test_content_loss_is_relative(defined, random):
-    features, target = (tf.constant(random.normal(size=(1, 4, 4, 3)), tf.float32) for _ in range(2))
-    assert float(defined.content_loss(target, target)) == 0
-    assert float(defined.content_loss(0 * target, target)) == pytest.approx(1)
-    once, scaled = defined.content_loss(features, target), defined.content_loss(50 * features, 50 * target)
-    assert float(scaled) == pytest.approx(float(once), rel=1e-5)
 
 
 def test_style_loss_by_hand(defined):
@@ -79,7 +62,7 @@ def test_total_variation_loss_takes_the_mean_in_each_direction(defined):
 
 @needs_bfloat16
 def test_losses_of_short_numbers_are_computed_in_float32(defined, random):
-    """bfloat16 feature maps: the values are rounded, the arithmetic on them is not."""
+    """bfloat16 feature maps: the values are rounded, the arithmetic on them is not; a sum would stop at 256."""
     features = tf.cast(random.normal(size=(1, 60, 80, 16)), tf.bfloat16)
     exact = features.numpy().astype(np.float64)
     loss = defined.content_loss(features, 0 * features + 1)
@@ -88,21 +71,10 @@ def test_losses_of_short_numbers_are_computed_in_float32(defined, random):
     gram = defined.gram_matrix(features)
     expected = exact.reshape(-1, 16).T @ exact.reshape(-1, 16) / 4800
     assert gram.dtype == tf.float32
-    # The sum is in float32; its result may be rounded to bfloat16, to half of 1 in 2 ** 8.
-    np.testing.assert_allclose(np.diag(gram), np.diag(expected), rtol=2**-8)
-    np.testing.assert_allclose(gram, expected, rtol=2**-8, atol=1e-3)
-
-
-@needs_bfloat16
-def test_a_long_sum_of_short_numbers_loses_nothing(defined):
-    """100 000 ones: a sum kept in bfloat16 would stop at 256."""
-    ones = tf.ones((1, 250, 400, 8), tf.bfloat16)
-    np.testing.assert_allclose(defined.gram_matrix(ones), np.ones((8, 8)), rtol=2**-8)
+    np.testing.assert_allclose(gram, expected, rtol=2**-8, atol=1e-3)  # each may be rounded to bfloat16 once
 
 
 # --- The Wasserstein distance of two Gaussians ------------------------------------------------
-
-
 def gaussian_of(features):
     """The mean and the covariance of a feature map's positions, in float64."""
     F = np.float64(features).reshape(-1, features.shape[-1])
@@ -138,25 +110,9 @@ def test_wasserstein_distance_against_scipy(defined, random, positions):
     assert float(distance(defined, tf.constant(target), tf.constant(target))) == pytest.approx(0, abs=2e-3)
 
 
-@pytest.mark.parametrize("layer", ["block2_conv1", "block4_conv1"])  # more positions than channels, and fewer
-def test_wasserstein_distance_of_real_features_against_scipy(vgg16, defined, layer):
-    content, style = (nst.load_image(name, 96) for name in ("neuschwanstein_castle.jpg", "great_wave.jpg"))
-    features, target = (vgg16(image)[layer] for image in (content, style))
+def test_wasserstein_distance_of_real_features_against_scipy(vgg16, defined, castle, church):
+    features, target = (vgg16(image)["block2_conv1"] for image in (castle, church))
     assert float(distance(defined, features, target)) == pytest.approx(exact_distance(features, target), rel=5e-3)
-
-
-def test_gradient_of_the_wasserstein_distance_against_finite_differences(defined, random):
-    target = np.float32(random.normal(size=(1, 6, 7, 5)))
-    features = tf.constant(random.normal(size=(1, 6, 7, 5)), tf.float32)
-    wanted = defined.gaussian(*defined.moments(tf.constant(target)))
-    with tf.GradientTape() as tape:
-        tape.watch(features)
-        value = defined.wasserstein(defined.moments(features), wanted)
-    gradient = tape.gradient(value, features).numpy()
-    direction, h = gradient / np.abs(gradient).max(), 1e-2
-    up = float(defined.wasserstein(defined.moments(features + h * direction), wanted))
-    down = float(defined.wasserstein(defined.moments(features - h * direction), wanted))
-    assert (up - down) / (2 * h) == pytest.approx(float(np.sum(np.float64(gradient) * direction)), rel=0.02)
 
 
 def test_blocks_leave_out_only_what_is_between_them(defined, random):
@@ -199,8 +155,6 @@ def test_moments_of_a_region_against_numpy(defined, random):
 
 
 # --- Neighbours ---------------------------------------------------------------------------------
-
-
 def test_hypercolumns_by_hand(defined):
     """All at a quarter of the picture's size: finer maps averaged, coarser ones enlarged, each over its length."""
     fine = np.tile(np.float32([0, 8] * 6), (1, 8, 1))[..., np.newaxis]  # columns of 0 and 8 in turn
@@ -221,23 +175,12 @@ def test_lengths_against_numpy(defined, vgg16, castle):
 
 
 @pytest.mark.parametrize("block", [7, 2048])
-def test_the_neighbour_has_the_largest_cosine(defined, random, block):
+def test_the_neighbour_has_the_largest_cosine_once_the_means_are_off(defined, random, block):
     wanted, offered = random.normal(size=(30, 5)), random.normal(size=(40, 5))
-    cosines = (wanted / np.linalg.norm(wanted, axis=1)[:, None]) @ (
-        offered / np.linalg.norm(offered, axis=1)[:, None]
-    ).T
+    a, b = wanted - wanted.mean(axis=0), offered - offered.mean(axis=0)
+    cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
     found = defined.most_alike(tf.constant(wanted, tf.float32), tf.constant(offered, tf.float32), block)
     np.testing.assert_array_equal(found, cosines.argmax(axis=1))
-
-
-def test_a_picture_finds_itself(defined, vgg16, castle):
-    views = nst.Views(castle, vgg16, None)
-    lengths = defined.lengths_in(views, vgg16.style_layers)
-    region = nst.regions(nst.as_styles(castle, castle))[0]
-    _, cloud = defined.wanted_in(region, vgg16.style_layers, lengths, vgg16, None)
-    (found,) = defined.look_up(views, [region], [cloud], lengths)
-    same = np.mean(found.numpy().reshape(-1) == np.arange(len(cloud)))
-    assert same > 0.9  # but for mirrored margins, which are there twice
 
 
 def test_each_region_looks_up_in_its_own_paintings(defined, vgg16, castle, church):
@@ -247,18 +190,15 @@ def test_each_region_looks_up_in_its_own_paintings(defined, vgg16, castle, churc
     views = nst.Views(castle, vgg16, None)
     lengths = defined.lengths_in(views, vgg16.style_layers)
     clouds = [defined.wanted_in(region, vgg16.style_layers, lengths, vgg16, None)[1] for region in regions]
-    (found,) = defined.look_up(views, regions, clouds, lengths)
-    from_first = found.numpy()[0] < len(clouds[0])
+    from_first = defined.look_up(views, regions, clouds, lengths).numpy()[0] < len(clouds[0])
     assert from_first[:, :8].all() and not from_first[:, 12:].any()
 
 
-# --- The total, and its gradient --------------------------------------------------------------
-
-
+# --- The total, and its gradient ----------------------------------------------------------------
 def objective(defined, content, styles, extractor=None, tile_size=None, **changes):
     extractor = extractor or defined.extractor
     settings = defined.settings_now(extractor, **changes)
-    return defined.objective(content, content, nst.as_styles(styles, content), settings, extractor, tile_size)
+    return defined.objective(content, nst.as_styles(styles, content), settings, extractor, tile_size)
 
 
 def evaluated(evaluate, extractor, image):
@@ -324,9 +264,17 @@ def test_the_content_loss_by_neighbours_against_numpy(defined, vgg16, castle, ch
     assert losses["content"] == pytest.approx(expected, rel=2e-3)
 
 
-@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 100, 0.2)])
-@pytest.mark.parametrize("kind", ["gram", "wasserstein"])
-def test_gradient_against_finite_differences(defined, picture, random, weights, kind):
+@pytest.mark.parametrize(
+    "kind, weights",
+    [
+        ("gram", (1, 0, 0)),
+        ("gram", (0, 1, 0)),
+        ("gram", (0, 0, 1)),
+        ("wasserstein", (0, 1, 0)),
+        ("wasserstein", (1, 100, 0.2)),
+    ],
+)
+def test_gradient_against_finite_differences(defined, picture, random, kind, weights):
     style = random.uniform(size=(1, 32, 32, 3)).astype(np.float32)
     named = dict(zip(("content_weight", "style_weight", "tv_weight"), weights))
     evaluate = objective(defined, picture, style, style_loss=kind, **named)
@@ -340,23 +288,21 @@ def test_gradient_against_finite_differences(defined, picture, random, weights, 
     assert (up - down) / (2 * h) == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.parametrize("model", ["vgg16", "resnet50"])
-@pytest.mark.parametrize("masks", [False, True])
-def test_tiles_against_whole(defined, random, model, masks):
-    """A picture of 2 x 4 tiles: the same losses and gradient, but for rounding."""
-    extractor = defined.extractor if model == "vgg16" else nst.build_feature_extractor(model, weights=None)
-    castle = nst.load_image("neuschwanstein_castle.jpg", 330)[:, :130]
-    church = nst.load_image("church_at_auvers.jpg", 150)
-    styles = [nst.Style(church)]
-    if masks:
-        sky = np.zeros(castle.shape[1:3], np.float32)
-        sky[:70] = 1
-        image_mask = random.uniform(size=church.shape[1:3]).astype(np.float32)
-        styles = [nst.Style(church, mask=sky, image_mask=image_mask), nst.Style(church, mask=1 - sky)]
-    image = np.clip(castle + random.normal(0, 0.1, castle.shape), 0, 1).astype(np.float32)
+@pytest.mark.parametrize("model, size", [("vgg16", (100, 140)), ("resnet50", (32, 150))])
+def test_tiles_against_whole(defined, church, random, model, size):
+    """A picture of 2 x 3, or 1 x 3, tiles: the same losses and gradient, but for rounding; with masks on both sides."""
+    extractor = defined.extractor
+    if model == "resnet50":
+        layers = {"style_layers": {"conv1_relu": 1.0, "conv2_block3_out": 1.0}, "content_layer": "conv3_block1_out"}
+        extractor = nst.build_feature_extractor(model, **layers, weights=None)
+    content, image = random.uniform(size=(2, 1, *size, 3)).astype(np.float32)
+    left = np.zeros(size, np.float32)
+    left[:, : size[1] // 2] = 1
+    image_mask = random.uniform(size=church.shape[1:3]).astype(np.float32)
+    styles = [nst.Style(church, mask=left, image_mask=image_mask), nst.Style(church, mask=1 - left)]
     found = []
     for tile_size in (None, 64):
-        evaluate = objective(defined, castle, styles, extractor, tile_size, style_loss="gram")
+        evaluate = objective(defined, content, styles, extractor, tile_size, style_loss="gram")
         found.append(evaluated(evaluate, extractor, image))
     (whole, gradient), (tiled, same) = found
     assert {name: round(tiled[name] / whole[name], 2) for name in whole} == dict.fromkeys(whole, 1.0)

@@ -3,9 +3,7 @@
 import base64
 import io
 import re
-import struct
 import unicodedata
-import zlib
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ def colours(path, **options):
 
 @pytest.fixture
 def save(tmp_path):
-    """Saves a Pillow image, or an array, and returns its path."""
+    """A function that saves a Pillow image, or an array, and returns its path."""
 
     def save(picture, name, **options):
         picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -30,19 +28,6 @@ def save(tmp_path):
         return tmp_path / name
 
     return save
-
-
-def png(pixels, bits=8, kind=0, size=(4, 3), key=None, text=None):
-    """A PNG made by hand from packed rows of pixels; of kind 0 it is grey, of kind 2 RGB."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)), (b"IDAT", zlib.compress(pixels))]
-    if key is not None:
-        chunks.insert(1, (b"tRNS", struct.pack(f">{len(key)}H", *key)))
-    if text is not None:
-        chunks.insert(1, (b"iTXt", b"nst-recipe\0\1\0\0\0" + zlib.compress(text)))
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, content in [*chunks, (b"IEND", b"")]:
-        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return data
 
 
 def test_type_shape_and_range(save, random):
@@ -95,6 +80,7 @@ WHITE = [255, 255, 255]
         (np.uint8([[[255, 0, 0, 255], [0, 0, 0, 128]]]), "a.png", {}, [[255, 0, 0], [127] * 3]),
         (np.uint8([[[100, 255], [100, 0]]]), "a.png", {}, [[100] * 3, WHITE]),
         (np.uint8([[[1, 2, 3], [4, 5, 6]]]), "a.png", {"transparency": (1, 2, 3)}, [WHITE, [4, 5, 6]]),
+        (np.uint16([[25700, 65278]]), "a.png", {"transparency": 25700}, [WHITE, [254] * 3]),
         (PALETTE, "a.png", {}, [[10, 20, 30], [200, 100, 50]]),
         (PALETTE, "a.png", {"transparency": 1}, [[10, 20, 30], WHITE]),
         (CMYK, "a.tif", {}, [WHITE, [255, 0, 0]]),
@@ -123,21 +109,6 @@ def test_grey_of_one_to_thirty_two_bits(save, values, name, expected):
     assert found[0, :, 0].tolist() == expected and np.ptp(found, axis=2).max() == 0
 
 
-@pytest.mark.parametrize(
-    "bits, kind, pixels, key, expected",
-    [
-        (2, 0, b"\0\x60", [1], [WHITE, [170] * 3]),
-        (4, 0, b"\0\x3c", [3], [WHITE, [204] * 3]),
-        (8, 0, b"\0\x03\x0c", [3], [WHITE, [12] * 3]),
-        (16, 0, struct.pack(">xHH", 257 * 100, 257 * 254), [257 * 100], [WHITE, [254] * 3]),
-        (16, 2, struct.pack(">x6H", 300, 40000, 1, 257, 514, 771), [300, 40000, 1], [WHITE, [1, 2, 3]]),
-    ],
-)
-def test_a_transparent_key_colour_of_any_number_of_bits(tmp_path, bits, kind, pixels, key, expected):
-    (tmp_path / "a.png").write_bytes(png(pixels, bits, kind, (2, 1), key))
-    assert colours(tmp_path / "a.png")[0].tolist() == expected
-
-
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RED, GREEN = SRGB.index(b"rXYZ"), SRGB.index(b"gXYZ")  # where their places in the file are named
 SWAPPED = SRGB[:RED] + b"gXYZ" + SRGB[RED + 4 : GREEN] + b"rXYZ" + SRGB[GREEN + 4 :]
@@ -160,31 +131,12 @@ def test_the_first_frame(save, name):
     assert (colours(path) == [255, 0, 0]).all()
 
 
-def test_a_heic_photograph_is_read_where_the_package_is_installed_and_else_its_remedy_named(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))
-    with pytest.raises(ValueError, match="HEIC of phones is read after `pip install pillow-heif` and a restart"):
-        nst.load_image(tmp_path / "a.jpg")
-    pillow_heif = pytest.importorskip("pillow_heif")
-    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(tmp_path / "a.heic", quality=-1)
-    assert np.abs(colours(tmp_path / "a.heic") - [255, 0, 0]).max() < 9
-
-
 def test_a_cut_out_photograph_is_no_mask(save, random):
     cut = Image.fromarray(random.integers(0, 256, (40, 60, 4), dtype=np.uint8), "RGBA")
     with pytest.raises(ValueError, match="a mask in white, grey and black, got colours in 'cut.png'"):
         nst.load_mask(save(cut, "cut.png"), PHOTOGRAPH)
     with pytest.raises(ValueError, match="content_image in the shape"):
         nst.load_mask(save(cut, "cut.png"), "castle.jpg")
-
-
-def test_a_tiff_that_would_be_misread_is_refused(save):
-    path = save(np.uint16([[0, 40000]]), "a.tif", tiffinfo={262: 0})
-    data = path.read_bytes()
-    assert Image.open(path).tag_v2[262] in (0, 1)
-    entry = data.index(struct.pack("<HHI", 262, 3, 1))
-    path.write_bytes(data[: entry + 8] + struct.pack("<H", 0) + data[entry + 10 :])  # white is 0
-    with pytest.raises(ValueError, match="16 bits of a kind that would be misread"):
-        nst.load_image(path)
 
 
 @pytest.mark.parametrize("name, tags", [("a.tif", {254: 1}), ("a.tif", {50706: b"\x01\x04\x00\x00"}), ("a.NEF", {})])
@@ -201,7 +153,7 @@ def test_what_is_no_picture_is_refused(save, tmp_path, random, monkeypatch):
     program = save(noise, "program.eps")
     (tmp_path / "text.jpg").write_text("no picture")
     for path in (cut, program, tmp_path / "text.jpg"):
-        with pytest.raises(ValueError, match=rf"Expected a picture .*{path.name}.*Save it from another program"):
+        with pytest.raises(ValueError, match=rf"Expected a picture .*{path.name}.*HEIC .* `pip install pillow-heif`"):
             nst.load_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match="exceeds limit"):
@@ -215,12 +167,9 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
 @pytest.mark.parametrize(
     "call, arguments, message",
     [
-        (nst.load_image, ["great_wave.jpg", 0], "max_size.* 0"),
         (nst.load_image, ["great_wave.jpg", 1.5], "max_size.* 1.5"),
-        (nst.load_image, ["great_wave.jpg", True], "max_size.* True"),
         (nst.load_image, ["great_wave.jpg", 64, None, "false"], "enlarge.*'false'"),
         (nst.load_image, ["https://example.com/a.jpg"], "Download it first"),
-        (nst.load_image, ["data:image/png;base64,AAAA"], "Download it first"),
         (nst.load_image, [ROOT], "the folder"),
         (nst.load_image, [IMAGE], "got ndarray"),
         (nst.save_image, [IMAGE + 2, "a.png"], "range 0 to 1, got 2 to 2"),
@@ -234,11 +183,9 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_animation, [[], "a.gif"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.png"], r"ending in \.webp or \.gif"),
         (nst.save_animation, [[IMAGE], "a.gif", -1], "seconds.*above 0, got -1"),
-        (nst.show_images, [[]], "got 0 images"),
-        (nst.show_images, [[IMAGE], ["a", "b"]], "got 1 images, 2 titles"),
-        (nst.show_images, [[np.uint8(IMAGE + 255)]], "range 0 to 1, got 255"),
+        (nst.show_images, [[], ""], "one picture or more to show, got none"),
+        (nst.show_images, [[np.uint8(IMAGE + 255)], ""], "range 0 to 1, got 255"),
         (nst.plot_history, [HISTORY, {"style": 1.0}], "Expected curves of one step or more"),
-        (nst.plot_curves, [{}, ""], "Expected curves of one step or more"),
         (nst.plot_curves, [{"a": []}, ""], "Expected curves of one step or more"),
         (nst.random_numbers, [-1], "SEED.*at least 0, got -1"),
         (nst.random_numbers, ["42"], "SEED.*got '42'"),
@@ -259,8 +206,6 @@ def test_a_missing_file_names_those_there_are(save, tmp_path):
         nst.load_image(tmp_path / "nowhere" / "castle.png")
     with pytest.raises(FileNotFoundError, match="(?s)'nothing.jpg'.*brandenburg_gate.jpg.*great_wave.jpg"):
         nst.load_image("nothing.jpg")
-    with pytest.raises(FileNotFoundError, match="Correct the name"):
-        nst.load_image("x" * 300 + ".jpg")
 
 
 def test_find_images_lists_what_is_read(tmp_path):
@@ -409,27 +354,20 @@ def shown(monkeypatch):
     return shown
 
 
-def test_show_images_makes_one_jpeg_with_alternative_text(shown, random):
-    wide = random.uniform(size=(1, 20, 40, 3))
-    nst.show_images([wide, wide[0], wide[0, :, :, 0]], ["a", "b", "c"], caption="What to see", columns=2)
-    (figure,) = shown
-    picture = Image.open(io.BytesIO(figure.data))
-    assert (picture.format, figure.alt) == ("JPEG", "What to see")
-    assert picture.width > 1.5 * picture.height  # two rows of two pictures twice as wide as high
-
-
 @pytest.mark.parametrize("labels", [{"titles": ["a"]}, {"caption": "a"}, {"titles": [""], "rows": ["a"]}])
 def test_labels_are_drawn(shown, labels):
     nst.show_images([np.ones((20, 30, 3))], **labels)
     assert np.asarray(Image.open(io.BytesIO(shown[0].data)).convert("L")).min() < 128  # of white pixels else
 
 
-def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown):
+def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown, random):
     nst.show_images([np.zeros((64, 2, 3))] * 3, ["a_long_name_without_a_blank $x $"] * 3)
     nst.show_images([np.zeros((2, 640, 3))] * 3, ["wide"] * 3)
-    for figure in shown:
-        width, height = Image.open(io.BytesIO(figure.data)).size
-        assert 400 < width <= 1400 and 50 < height < 600
+    wide = random.uniform(size=(1, 20, 40, 3))
+    nst.show_images([wide, wide[0], wide[0, :, :, 0]], caption="two rows of two pictures", columns=2)
+    sizes = [Image.open(io.BytesIO(figure.data)).size for figure in shown]
+    assert all(400 < width <= 1400 and 50 < height < 800 for width, height in sizes)
+    assert 1.5 < sizes[2][0] / sizes[2][1] < 2.1 and shown[2].alt == "two rows of two pictures"
 
 
 def test_a_grid_with_labels_is_kept_in_a_file(tmp_path, shown):
@@ -437,33 +375,20 @@ def test_a_grid_with_labels_is_kept_in_a_file(tmp_path, shown):
     path = tmp_path / "new" / "grid.jpg"
     nst.show_images(images, ["a", "b", "c"], rows=["one", "two"], path=path)
     assert path.read_bytes() == shown[0].data and shown[0].alt == "a, b, c"
-    pixels = np.asarray(Image.open(path).convert("L")) / 255
-    for half, values in enumerate(([0.1, 0.3, 0.5], [0.7, 0.9, 0.2])):
+    halves = np.array_split(np.asarray(Image.open(path).convert("L")) / 255, 2)
+    for half, values in zip(halves, ([0.1, 0.3, 0.5], [0.7, 0.9, 0.2])):
         for value in values:
-            row = np.array_split(pixels, 2)[half]
-            assert np.any(np.abs(row - value) < 0.03, axis=0).mean() > 0.15, value
-
-
-def history_of(steps, **changes):
-    """A history of as many steps, as `stylize` returns it."""
-    names = ("seconds", "size", "total", "content", "style", "tv")
-    return {name: [1.0 + step for step in range(steps)] for name in names} | changes
+            assert np.any(np.abs(half - value) < 0.03, axis=0).mean() > 0.15, value
 
 
 def test_plots_of_losses_are_pngs_with_alternative_text(shown):
     weights = {"content": 1.0, "style": 100.0, "tv": 1.0}
-    nst.plot_history(history_of(6, size=[32] * 3 + [64] * 3), weights)
-    nst.plot_history(history_of(1, content=[0.0]), weights | {"content": 0.0})  # nothing above 0 to draw
+    history = {name: [3.0, 2.0, 1.0] for name in ("total", "content", "style", "tv")} | {"size": [32, 32, 64]}
+    nst.plot_history(history, weights)
+    nst.plot_history(HISTORY | {"style": [1.0], "content": [0.0]}, weights)  # one step, and nothing above 0 to draw
     nst.plot_curves({"Adam": [3.0, 2.0], "a$x^$b": [4.0]}, "The total loss")
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
     assert "against the steps" in shown[0].alt and "Adam, a$x^$b" in shown[2].alt
-
-
-def test_a_legend_names_labels_that_begin_with_an_underscore(shown):
-    for labels in ["a"], ["a", "_second"]:
-        nst.plot_curves({label: [2.0, 1.0] for label in labels}, "")
-    alone, both = ((np.asarray(Image.open(io.BytesIO(each.data)).convert("L"))[:, -60:] < 99).sum() for each in shown)
-    assert both > 1.5 * alone
 
 
 def durations(path):
@@ -487,7 +412,7 @@ def test_an_animation_lasts_as_long_as_asked_and_holds_its_end(tmp_path, ending)
 
 
 @pytest.mark.parametrize("ending", ["webp", "gif"])
-@pytest.mark.parametrize("seconds", [1, 4, 6])
+@pytest.mark.parametrize("seconds", [1, 6])
 def test_many_frames_take_no_longer_and_none_is_too_short(tmp_path, random, ending, seconds):
     frames = [0.3 * random.uniform(size=(1, 8, 8, 3)) + n / 300 for n in range(211)]  # lighter and lighter
     path = nst.save_animation(frames, tmp_path / f"a.{ending}", seconds)
