@@ -354,21 +354,20 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
     """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
 
-    It replaces an earlier one only if that is the same, made in the same way; else it gets the first name of
-    `castle-church.png`, `castle-church-2.png`, ... that is free. Raises as `save_image`.
+    It takes the first name of `castle-church.png`, `castle-church-2.png`, ... that is free, or has the same picture
+    made in the same way. Raises as `save_image`.
     """
     call = recipe["call"]
     styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
     names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
     stem = "-".join(Path(str(name)).stem for name in names)[:50]  # which in any script are less than 255 bytes
-    path = _expanded(folder) / f"{stem}.png"
-    number = 1
-    while path.exists():
+    for number in itertools.count(1):
+        path = _expanded(folder) / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        if not path.exists():
+            break
         with suppress(OSError, ValueError), Image.open(path) as earlier:
             if read_recipe(path) == recipe and np.array_equal(earlier, _as_picture(image)):
-                break  # the same picture, made in the same way
-        number += 1
-        path = path.with_name(f"{stem}-{number}.png")
+                break
     return save_image(image, path, recipe)
 
 
@@ -460,20 +459,17 @@ def show_images(
     display(DisplayedImage(data, format="jpeg", alt=caption))
 
 
-def plot_history(history: Mapping[str, Any], weights: Mapping[str, float]) -> None:
-    """Plots a history as `stylize` returns it (ValueError if it is empty): the total loss and its weighted parts."""
-    display(_history_plot(history, weights))
+def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:
+    """Plots a history as `stylize` returns it, by `show`: the total loss and its weighted parts; ValueError if empty."""
+    curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
+    curves["total"] = history.get("total", ())
+    plot = _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
+    (show or display)(plot)
 
 
 def plot_curves(curves: Mapping[str, Sequence[float]], title: str) -> None:
     """Plots losses step by step, by their labels; ValueError if there are none."""
     display(_plot(curves, title))
-
-
-def _history_plot(history: Mapping[str, Any], weights: Mapping[str, float]) -> DisplayedImage:
-    curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
-    curves["total"] = history.get("total", ())
-    return _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
 
 
 def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[float] = ()) -> DisplayedImage:
@@ -508,8 +504,6 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-
-
 MODELS = {  # by the names that `MODEL` takes; all of them want BGR from 0 to 255, less a mean
     "vgg16": keras.applications.VGG16,
     "vgg19": keras.applications.VGG19,
@@ -525,10 +519,7 @@ def describe_device() -> str:
 
 
 def choose_precision(wanted: str = "auto") -> str:
-    """Returns the number format wanted; for "auto" bfloat16 if a convolution is at least a tenth faster in it.
-
-    That has 8 of float32's 24 significant bits and takes half the memory. ValueError for another format.
-    """
+    """Returns the number format wanted; for "auto" bfloat16, of half the bits, if convolutions are faster in it."""
     check_name(wanted, ("auto", *PRECISIONS), "precision")
     if wanted != "auto":
         return wanted
@@ -568,7 +559,7 @@ class FeatureExtractor:
         self.weights = weights
         self.precision = choose_precision(precision)
         backbone, self.model = _load_backbone(model, weights)  # where a fallback stepped in, what is really used
-        resnet = self.model == "resnet50"  # whose feature maps have to be smoothed
+        resnet = self.model == "resnet50"  # whose maps F have to be smoothed: about F if small, its logarithm if large
         self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
         self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
         self.smooth = resnet if smooth is None else smooth
@@ -608,8 +599,7 @@ class FeatureExtractor:
         """Returns an RGB image's feature maps by layer, each `(1, height, width, channels)`, of the type `precision`.
 
         Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
-        side; a compiled function checks the shape only. A smoothed map is asinh(F), in float32, of each map F: about
-        F where that is small, about its logarithm where it is large.
+        side; a compiled function checks the shape only.
         """
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
         check_image(image)
@@ -747,10 +737,7 @@ class Region(NamedTuple):
 
 
 def regions(styles: Sequence[Style]) -> list[Region]:
-    """Groups styles into regions: those of the same mask are blended in it. Without masks there is one, of share 1.
-
-    After Gatys and others, arXiv 1611.07865.
-    """
+    """Groups styles into regions, those of the same mask into one (after Gatys and others, arXiv 1611.07865)."""
     groups: dict[bytes | None, list[Style]] = {}
     for style in styles:
         groups.setdefault(None if style.mask is None else style.mask.tobytes(), []).append(style)
@@ -766,10 +753,7 @@ def regions(styles: Sequence[Style]) -> list[Region]:
 
 
 def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted, the masks' sum, its edges softened by up to 4 pixels; None if all of all.
-
-    Of shape `(1, height, width, 1)`.
-    """
+    """How much of each pixel is painted: the masks' sum, its edges softened by up to 4 pixels; None if all of all."""
     covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
     if np.min(covered) > 0.99:
         return None
@@ -795,8 +779,8 @@ def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = N
     """Gives an image the mean and the covariance of another's colours; RGB in [0, 1], shape `(1, height, width, 3)`.
 
     With x its pixels, m and C their mean and covariance, m' and C' the target's (each where its mask counts), x
-    becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1]. Gatys and others, arXiv 1606.05897. No colour is
-    spread more than fourfold, which theirs does to the noise in an image that is nearly grey.
+    becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897); but no colour is
+    spread more than fourfold, for the noise in an image that is nearly grey.
     """
 
     def statistics(pixels, weights=None):
@@ -818,20 +802,19 @@ def grey(image: Any) -> np.ndarray:
 
 
 class Palette(NamedTuple):
-    """What is painted, so that the colours come out as wanted; and what to do with what was painted."""
+    """What is painted, so that the colours come out as wanted."""
 
     content: np.ndarray
     start: np.ndarray
     styles: list[Style]
     reach: np.ndarray | None  # where, see `reach`
-    finish: Callable[[Any], np.ndarray]
+    finish: Callable[[Any], np.ndarray]  # what to do with what was painted
 
 
 def prepared(content_image: Any, start: Any, style: Any, settings: Settings, quiet: bool = False) -> Palette:
-    """Checks what is to be painted, and prepares its colours: the styles matched to the photograph, or all in grey.
+    """Checks what is to be painted (ValueError), and prepares its colours; where all paintings are grey, in grey.
 
-    Where all paintings are grey then, so is the picture. Unless `quiet`, says how much no mask covers, which is put
-    back as it was, and which paintings have too few pixels. ValueError if anything is not as `stylize` expects it.
+    Unless `quiet`, says how much no mask covers, which is put back as it was, and which paintings have too few pixels.
     """
     photograph = check_image(content_image, "content_image")
     content = photograph
@@ -1323,7 +1306,7 @@ class LiveView:
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
-        curves.update(_history_plot(now.history, self._weights))
+        plot_history(now.history, self._weights, curves.update)
         self._next = time.perf_counter() + max(0.5, 30 * (time.perf_counter() - start))  # a thirtieth of the time
 
 
@@ -1333,15 +1316,14 @@ def make_recipe(
 ) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
-    Its `call` has the files and the settings, `network` what to build the extractor from again; with the number of
-    `steps` that were done and the versions of the `software`. Of an array there is only the shape.
+    `paint(**recipe["call"])` paints it again, with an extractor built from its `network`. Of arrays it has the shape.
     """
-    names = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
+    network = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
     styles = [each._asdict() if isinstance(each, Style) else each for each in styles]  # JSON would make it a list
     recipe = {
         "call": {**files, "style": styles, **dataclasses.asdict(settings)},
-        "network": {name: getattr(extractor, name) for name in names},
+        "network": {name: getattr(extractor, name) for name in network},
         "steps": len(history["total"]),
         "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
     }
@@ -1355,10 +1337,7 @@ def make_recipe(
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Reads how a picture was made from a PNG that `save_image` wrote; what is in it is left for `paint` to check.
-
-    Raises FileNotFoundError without the file, ValueError if it carries no recipe.
-    """
+    """Reads how a picture was made from a PNG; FileNotFoundError without it, ValueError if it carries no recipe."""
     path = _located(path, None)
     try:
         with Image.open(path, formats=["PNG"]) as file:
@@ -1366,18 +1345,16 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
-        got = f"{str(path)!r}, which has none that is whole"
         todo = "Programs that edit or send pictures often drop it."
-        raise ValueError(f"Expected a PNG with a recipe, as save_image writes it, got {got}. {todo}") from error
+        raise ValueError(f"Expected a PNG with a whole recipe in it, got {str(path)!r}. {todo}") from error
     return recipe
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
     """Writes images to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
 
-    All are brought to the last one's size, 288 pixels at most; where they would be more than the 50 a second that
-    browsers show, some are left out, evenly. Those before the last take some `seconds` in all. Raises ValueError if
-    there is none, or for another ending or time.
+    All are brought to the last one's size, 288 pixels at most; of more than the 50 a second that browsers show some are
+    left out. Those before the last take `seconds` in all. Raises ValueError for no image, another ending or time.
     """
     check_above_0(seconds, "seconds")
     ending = Path(path).suffix.lower()
