@@ -62,6 +62,7 @@ with suppress(ImportError):  # photographs of phones, if the package is there
 
     pillow_heif.register_heif_opener()
 Image.init()  # so that it knows all of its formats
+warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
 warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
