@@ -38,7 +38,7 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 from IPython.display import Image as DisplayedImage
 from matplotlib.figure import Figure
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
@@ -110,9 +110,7 @@ class Settings:
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
 
-    def replace(self, **changes: Any) -> "Settings":
-        """The same settings but for the changes, checked."""
-        return dataclasses.replace(self, **changes)
+    replace = dataclasses.replace  # the same settings but for some changes, checked
 
     @property
     def weights(self) -> dict[str, float]:
@@ -261,14 +259,12 @@ def _opened(path: Path) -> Image.Image:
             file.load()  # which already turns a TIFF upright, and forgets that it was not
             with suppress(Exception):  # whatever a damaged block of EXIF raises
                 file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
-            needed = {"icc_profile", "transparency"}
-            file.info = {name: value for name, value in file.info.items() if name in needed}
+            file.info = {name: file.info[name] for name in ("icc_profile", "transparency") if name in file.info}
             return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
-        why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
         todo = "Save it from another program as PNG or JPEG; "
         todo += "HEIC of phones is read after `pip install pillow-heif` and a restart."
-        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
+        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). {todo}") from error
 
 
 def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
@@ -466,7 +462,7 @@ def show_images(
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:
-    """Plots a history as `stylize` returns it, by `show`: the total loss and its weighted parts; ValueError if empty."""
+    """Plots a history as `stylize` returns it: the total loss and its weighted parts; ValueError if it is empty."""
     curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
     curves["total"] = history.get("total", ())
     plot = _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
@@ -527,9 +523,9 @@ def describe_device() -> str:
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16, of half the bits, if convolutions are faster in it."""
     check_name(wanted, ("auto", *PRECISIONS), "precision")
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
+    if wanted == "auto":
+        wanted = "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
+    return wanted
 
 
 @functools.cache  # so that running a cell again gives the same answer
@@ -556,9 +552,8 @@ class FeatureExtractor:
     """
 
     def __init__(
-        self, model: str = "vgg19", *, content_layer: str | None = None,
-        style_layers: Mapping[str, float] | None = None, weights: str | Path | None = "imagenet",
-        precision: str = "float32", smooth: bool | None = None,
+        self, model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping | None = None,
+        weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
     ):  # fmt: skip
         check_name(model, MODELS, "model")
         self.asked = (model, precision)
@@ -653,8 +648,8 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
             address = "https://storage.googleapis.com/tensorflow/keras-applications/"
             address += f"{model.removesuffix('50')}/{model}_weights_tf_dim_ordering_tf_kernels_notop.h5"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            todo = f"to get {model.upper()}, go online and run this again, or put {address} into {folder}"
-            print(f"{failed}, so VGG16 from weights/ stands in; {todo}.")
+            todo = f"Go online and run this again, or put {address} into {folder}."
+            print(f"{failed}, so VGG16 from weights/ stands in. {todo}")
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
@@ -677,9 +672,7 @@ class Style(NamedTuple):
 
     image: Any  # RGB in [0, 1], shape `(1, height, width, 3)`; or the path or name of a picture's file
     weight: float = 1.0  # how much it counts beside the other styles; only the proportions matter
-    # Where in the picture it counts: in [0, 1], `(height, width)` or `(1, height, width, 1)`, of the content's size; or
-    # the path or name of a mask's file. None: everywhere.
-    mask: Any = None
+    mask: Any = None  # where it counts: in [0, 1], of the picture's size; or a mask's file. None: everywhere
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
     image_mask: Any = None  # which part of the painting counts: as `mask`, of the image's size. None: all
 
@@ -838,9 +831,9 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
-        styles = [style._replace(image=grey(style.image)) for style in styles]
+        styles = [each._replace(image=grey(each.image)) for each in styles]
     if settings.colours != "painting":
-        images = [match_colours(style.image, content, style.mask, style.image_mask) for style in styles]
+        images = [match_colours(each.image, content, each.mask, each.image_mask) for each in styles]
         styles = [style._replace(image=image) for style, image in zip(styles, images)]
     all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
 
@@ -1295,9 +1288,7 @@ class LiveView:
 
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
-def make_recipe(
-    files: Mapping[str, Any], settings: Settings, extractor: FeatureExtractor, history: Mapping[str, Any]
-) -> dict[str, Any]:
+def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
     `paint(**recipe["call"])` paints it again, with an extractor built from its `network`. Of arrays it has the shape.
