@@ -135,8 +135,7 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     array = np.asarray(image)
     _expect(array.dtype.kind in "biuf", f"{name} to hold numbers", array.dtype)
     array = array.astype(np.float32, copy=False)
-    todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes from an "
-    todo += "earlier computation: look for a division by 0 or too large a loss weight."
+    todo = "Divide one of 0 to 255 by 255, or np.clip it; NaN comes from a division by 0 or too large a loss weight."
     valid = array.min() >= 0 and array.max() <= 1  # nor NaN
     _expect(valid, f"{name} in the range 0 to 1", f"{array.min():g} to {array.max():g}", todo)
     return array
@@ -262,8 +261,9 @@ def _opened(path: Path) -> Image.Image:
             file.info = {name: file.info[name] for name in ("icc_profile", "transparency") if name in file.info}
             return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
-        todo = "Save it from another program as PNG or JPEG; "
-        todo += "HEIC of phones is read after `pip install pillow-heif` and a restart."
+        todo = (
+            "Save it from another program as PNG; HEIC of phones is read after `pip install pillow-heif` and a restart."
+        )
         raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). {todo}") from error
 
 
@@ -301,8 +301,8 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
     name = repr(Path(path).name)
-    grey = np.ptp(np.asarray(mask), axis=2).max() <= 64  # or a JPEG's
-    _expect(grey, "a mask in white, grey and black", f"colours in {name}")
+    chroma = np.ptp(np.asarray(mask), axis=2).max()
+    _expect(chroma <= 64, "a mask in white, grey and black", f"colours in {name}")  # JPEG makes few
     mask = mask.convert("L")
     _check_proportions(mask.height, mask.width, height, width, f"the mask {name}")
     if mask.getextrema() == (0, 1):
@@ -462,7 +462,7 @@ def show_images(
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:
-    """Plots a history as `stylize` returns it: the total loss and its weighted parts; ValueError if it is empty."""
+    """Plots the total loss of a history and its weighted parts, by `show` if given; ValueError if it is empty."""
     curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
     curves["total"] = history.get("total", ())
     plot = _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
@@ -481,8 +481,8 @@ def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[flo
     axis = figure.subplots()
     axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
     for label, values in curves.items():
-        shown = label.replace("$", r"\$")  # which would begin a formula
-        axis.plot(values, linewidth=2, label=f" {shown}")  # one that began with _ would be hidden
+        label = " " + label.replace("$", r"\$")  # _ at the beginning would hide it, $ begin a formula
+        axis.plot(values, linewidth=2, label=label)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
@@ -506,11 +506,8 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-MODELS = {  # by the names that `MODEL` takes; all of them want BGR from 0 to 255, less a mean
-    "vgg16": keras.applications.VGG16,
-    "vgg19": keras.applications.VGG19,
-    "resnet50": keras.applications.ResNet50,
-}
+# By the names that `MODEL` takes. All of them want BGR from 0 to 255, less a mean.
+MODELS = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19, "resnet50": keras.applications.ResNet50}
 
 
 def describe_device() -> str:
