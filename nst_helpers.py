@@ -38,7 +38,7 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 from IPython.display import Image as DisplayedImage
 from matplotlib.figure import Figure
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
@@ -111,9 +111,7 @@ class Settings:
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
 
-    def replace(self, **changes: Any) -> "Settings":
-        """The same settings but for the changes, checked."""
-        return dataclasses.replace(self, **changes)
+    replace = dataclasses.replace  # the same settings but for some changes, checked
 
     @property
     def weights(self) -> dict[str, float]:
@@ -138,8 +136,7 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     array = np.asarray(image)
     _expect(array.dtype.kind in "biuf", f"{name} to hold numbers", array.dtype)
     array = array.astype(np.float32, copy=False)
-    todo = "Divide a picture of 0 to 255 by 255; clip one that overshoots with np.clip(image, 0, 1). NaN comes from an "
-    todo += "earlier computation: look for a division by 0 or too large a loss weight."
+    todo = "Divide one of 0 to 255 by 255, or np.clip it; NaN comes from a division by 0 or too large a loss weight."
     valid = array.min() >= 0 and array.max() <= 1  # nor NaN
     _expect(valid, f"{name} in the range 0 to 1", f"{array.min():g} to {array.max():g}", todo)
     return array
@@ -262,14 +259,13 @@ def _opened(path: Path) -> Image.Image:
             file.load()  # which already turns a TIFF upright, and forgets that it was not
             with suppress(Exception):  # whatever a damaged block of EXIF raises
                 file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
-            needed = {"icc_profile", "transparency"}
-            file.info = {name: value for name, value in file.info.items() if name in needed}
+            file.info = {name: file.info[name] for name in ("icc_profile", "transparency") if name in file.info}
             return ImageOps.exif_transpose(file)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
-        why = "it is of no such format" if isinstance(error, UnidentifiedImageError) else error
-        todo = "Save it from another program as PNG or JPEG; "
-        todo += "HEIC of phones is read after `pip install pillow-heif` and a restart."
-        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({why}). {todo}") from error
+        todo = (
+            "Save it from another program as PNG; HEIC of phones is read after `pip install pillow-heif` and a restart."
+        )
+        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). {todo}") from error
 
 
 def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
@@ -306,8 +302,8 @@ def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _to_srgb(_opened(_located(path, "masks")), "black")
     name = repr(Path(path).name)
-    grey = np.ptp(np.asarray(mask), axis=2).max() <= 64  # or a JPEG's
-    _expect(grey, "a mask in white, grey and black", f"colours in {name}")
+    chroma = np.ptp(np.asarray(mask), axis=2).max()
+    _expect(chroma <= 64, "a mask in white, grey and black", f"colours in {name}")  # JPEG makes few
     mask = mask.convert("L")
     _check_proportions(mask.height, mask.width, height, width, f"the mask {name}")
     if mask.getextrema() == (0, 1):
@@ -461,7 +457,7 @@ def show_images(
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:
-    """Plots a history as `stylize` returns it, by `show`: the total loss and its weighted parts; ValueError if empty."""
+    """Plots the total loss of a history and its weighted parts, by `show` if given; ValueError if it is empty."""
     curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
     curves["total"] = history.get("total", ())
     plot = _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
@@ -480,8 +476,8 @@ def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[flo
     axis = figure.subplots()
     axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
     for label, values in curves.items():
-        shown = label.replace("$", r"\$")  # which would begin a formula
-        axis.plot(values, linewidth=2, label=f" {shown}")  # one that began with _ would be hidden
+        label = " " + label.replace("$", r"\$")  # _ at the beginning would hide it, $ begin a formula
+        axis.plot(values, linewidth=2, label=label)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
@@ -505,11 +501,8 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-MODELS = {  # by the names that `MODEL` takes; all of them want BGR from 0 to 255, less a mean
-    "vgg16": keras.applications.VGG16,
-    "vgg19": keras.applications.VGG19,
-    "resnet50": keras.applications.ResNet50,
-}
+# By the names that `MODEL` takes. All of them want BGR from 0 to 255, less a mean.
+MODELS = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19, "resnet50": keras.applications.ResNet50}
 
 
 def describe_device() -> str:
@@ -522,9 +515,9 @@ def describe_device() -> str:
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16, of half the bits, if convolutions are faster in it."""
     check_name(wanted, ("auto", *PRECISIONS), "precision")
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
+    if wanted == "auto":
+        wanted = "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
+    return wanted
 
 
 @functools.cache  # so that running a cell again gives the same answer
@@ -551,9 +544,8 @@ class FeatureExtractor:
     """
 
     def __init__(
-        self, model: str = "vgg19", *, content_layer: str | None = None,
-        style_layers: Mapping[str, float] | None = None, weights: str | Path | None = "imagenet",
-        precision: str = "float32", smooth: bool | None = None,
+        self, model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping | None = None,
+        weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
     ):  # fmt: skip
         check_name(model, MODELS, "model")
         self.asked = (model, precision)
@@ -648,8 +640,8 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
             address = "https://storage.googleapis.com/tensorflow/keras-applications/"
             address += f"{model.removesuffix('50')}/{model}_weights_tf_dim_ordering_tf_kernels_notop.h5"
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            todo = f"to get {model.upper()}, go online and run this again, or put {address} into {folder}"
-            print(f"{failed}, so VGG16 from weights/ stands in; {todo}.")
+            todo = f"Go online and run this again, or put {address} into {folder}."
+            print(f"{failed}, so VGG16 from weights/ stands in. {todo}")
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
@@ -672,9 +664,7 @@ class Style(NamedTuple):
 
     image: Any  # RGB in [0, 1], shape `(1, height, width, 3)`; or the path or name of a picture's file
     weight: float = 1.0  # how much it counts beside the other styles; only the proportions matter
-    # Where in the picture it counts: in [0, 1], `(height, width)` or `(1, height, width, 1)`, of the content's size; or
-    # the path or name of a mask's file. None: everywhere.
-    mask: Any = None
+    mask: Any = None  # where it counts: in [0, 1], of the picture's size; or a mask's file. None: everywhere
     scale: float = 1.0  # what its height and width are multiplied by: 2 makes the strokes larger, 0.5 smaller
     image_mask: Any = None  # which part of the painting counts: as `mask`, of the image's size. None: all
 
@@ -833,9 +823,9 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
-        styles = [style._replace(image=grey(style.image)) for style in styles]
+        styles = [each._replace(image=grey(each.image)) for each in styles]
     if settings.colours != "painting":
-        images = [match_colours(style.image, content, style.mask, style.image_mask) for style in styles]
+        images = [match_colours(each.image, content, each.mask, each.image_mask) for each in styles]
         styles = [style._replace(image=image) for style, image in zip(styles, images)]
     all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
 
@@ -1312,9 +1302,7 @@ class LiveView:
 
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
-def make_recipe(
-    files: Mapping[str, Any], settings: Settings, extractor: FeatureExtractor, history: Mapping[str, Any]
-) -> dict[str, Any]:
+def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict[str, Any]:
     """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
 
     `paint(**recipe["call"])` paints it again, with an extractor built from its `network`. Of arrays it has the shape.
