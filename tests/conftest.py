@@ -1,7 +1,6 @@
 """What several tests share: the notebook, read once, and the functions that it defines."""
 
 import ast
-import linecache
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,20 +14,10 @@ sys.path.insert(0, str(ROOT))
 
 import nst_helpers as nst  # noqa: E402
 
-STYLE_LAYERS = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
-CONTENT_LAYER = "block4_conv2"
-
 needs_bfloat16 = pytest.mark.skipif(
     nst.choose_precision() != "bfloat16",
     reason="bfloat16 is slow or missing on this processor, so the notebook does not choose it",
 )
-
-
-def pytest_collection_modifyitems(items):
-    """The notebook's cells are slow, too."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +43,9 @@ def defined_in(notebook, extractor):
         if cell.cell_type == "code" and "teaching" not in cell.metadata.get("tags", []):
             kept += [node for node in ast.parse(cell.source).body if _defines(node)]
     source = "\n\n".join(ast.unparse(node) for node in kept)
-    name = "<cells of the notebook>"  # a file of this name, so that tracebacks show the source
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     defined = ModuleType("cells")  # to change a name in it is to change it for the functions
     defined.source = source
-    exec(compile(source, name, "exec"), vars(defined))
+    exec(source, vars(defined))
     defined.MODEL, defined.PRECISION = extractor.asked
     defined.extractor = extractor
     return defined

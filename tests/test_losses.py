@@ -75,19 +75,14 @@ def test_losses_of_short_numbers_are_computed_in_float32(defined, random):
 
 
 # --- The Wasserstein distance of two Gaussians ------------------------------------------------
-def gaussian_of(features):
-    """The mean and the covariance of a feature map's positions, in float64."""
-    F = np.float64(features).reshape(-1, features.shape[-1])
-    return F.mean(axis=0), np.cov(F.T, ddof=0)
-
-
 def exact_distance(features, target):
     """The formula as it stands in the notebook, with SciPy's root of a matrix."""
-    (m, C), (m2, C2) = gaussian_of(features), gaussian_of(target)
+    F, F2 = (np.float64(each).reshape(-1, each.shape[-1]) for each in (features, target))
+    m, m2 = F.mean(axis=0), F2.mean(axis=0)
+    C, C2 = np.cov(F.T, ddof=0), np.cov(F2.T, ddof=0)
     root = sqrtm(C2)
     overlap = np.trace(sqrtm(root @ C @ root)).real
-    square = m2 @ m2 + np.trace(C2)
-    return (np.sum((m - m2) ** 2) + np.trace(C) + np.trace(C2) - 2 * overlap) / square
+    return (np.sum((m - m2) ** 2) + np.trace(C) + np.trace(C2) - 2 * overlap) / (m2 @ m2 + np.trace(C2))
 
 
 def distance(defined, features, target, block=256):
