@@ -892,14 +892,13 @@ class Tile(NamedTuple):
         rows, columns = (slice(part.start // stride, part.stop // stride) for part in self.seen)
         return whole[:, rows, columns]
 
-    def own(self, whole: np.ndarray | None, stride: int = 1) -> Any:
-        """The same of a guide, with 0 wherever another tile counts."""
-        if whole is None or self.seen == self.kept:
-            return whole
-        rows, columns = (slice(part.start // stride, part.stop // stride) for part in self.kept)
-        kept = np.zeros_like(whole)
-        kept[:, rows, columns] = whole[:, rows, columns]
-        return self.of(kept, stride)
+    def own(self, stride: int) -> np.ndarray:
+        """1 at each position that is the tile's own, 0 where another tile counts; `(1, height, width, 1)`."""
+        inside = []
+        for seen, kept in zip(self.seen, self.kept):
+            starts = np.arange(seen.start, seen.stop, stride)
+            inside.append((starts >= kept.start) & (starts < kept.stop))
+        return np.outer(*inside)[np.newaxis, :, :, np.newaxis].astype(np.float32)
 
 
 class Views:
@@ -941,20 +940,14 @@ class Views:
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
     def whole(self, function: Callable, stride: int) -> Any:
-        """Puts a map of the whole picture together, a position for each `stride` pixels, from a function of features.
-
-        Args:
-            function: From a tile's feature maps, by layer, to a map of what the tile sees.
-        """
-        if len(self.tiles) == 1:
-            return function(next(iter(self))[1])
-        ones = self.covered(None, stride)
+        """A map of the whole picture, with a position for each `stride` pixels, from a function of feature maps."""
+        height, width = (side // stride for side in self.image.shape[1:3])
         found = None
         for tile, features in self:
             seen = function(features).numpy()
             if found is None:
-                found = np.empty((*ones.shape[:3], seen.shape[-1]), seen.dtype)
-            own = tile.own(ones, stride)[..., 0] > 0
+                found = np.empty((1, height, width, seen.shape[-1]), seen.dtype)
+            own = tile.own(stride)[..., 0] > 0
             tile.of(found, stride)[own] = seen[own]
         return found
 
@@ -973,7 +966,7 @@ class Views:
             where = f"of {height} x {width} positions of {stride} pixels it covers {number:.2g}"
             todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
             raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
-        return tf.constant(tile.own(means / number, stride))
+        return tf.constant(tile.own(stride) * tile.of(means, stride) / number)
 
     def error_guides(self, targets: Iterable[Any], stride: int) -> list[tf.Tensor | None]:
         """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.
@@ -982,7 +975,7 @@ class Views:
         """
         if len(self.tiles) == 1:
             return [None]
-        guides = [tile.own(self.covered(None, stride), stride) for tile in self.tiles]
+        guides = [tile.own(stride) for tile in self.tiles]
         square = 0.0
         for guide, target in zip(guides, targets):
             square += float(tf.reduce_sum(guide * tf.cast(target, tf.float32) ** 2))
