@@ -1387,8 +1387,10 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     for name, knob in knobs.items():
         knob.description = name.replace("_", " ")
         knob.style.description_width = "110px"
+        knob.layout.width = "420px"
     run = widgets.Button(description="Run", icon="play")
-    stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+    stop = widgets.Button(description="Stop", icon="stop")
+    widgets.dlink((run, "disabled"), (stop, "disabled"), lambda running: not running)
     save = widgets.Button(description="Save", icon="save", disabled=True)
     picture = widgets.Image(format="jpeg", width=512, value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
     bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
@@ -1400,15 +1402,14 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         """Paints; runs in a thread, so that the buttons answer meanwhile."""
         nonlocal made
         try:
-            made = paint(**how, extractor=extractor, callback=watch, quiet=True)
-            image, history, _ = made
+            image, history, recipe = paint(**how, extractor=extractor, callback=watch, quiet=True)
+            made = image, recipe
             picture.value = _encoded(image)
             ended = f"{'Stopped' if halt.is_set() else 'Done'} after {len(history['total'])} steps"
             says.value = f"{ended} and {duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
         except Exception as error:  # would be lost in a thread
             says.value = html.escape(f"{type(error).__name__}: {error}")
         run.disabled = False
-        stop.disabled = True
         save.disabled = made is None
 
     def watch(now):
@@ -1422,7 +1423,6 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         if run.disabled:  # the second click of two
             return
         run.disabled = True
-        stop.disabled = False
         halt.clear()
         says.value = "Preparing ..."
         how = {name: knob.value for name, knob in knobs.items()}
@@ -1432,7 +1432,7 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
 
     def on_save(_):
         try:
-            says.value = f"Saved: {html.escape(save_result(made[0], made[2]).as_posix())}"
+            says.value = f"Saved: {html.escape(save_result(*made).as_posix())}"
         except Exception as error:
             says.value = html.escape(f"Not saved: {error}")
 
