@@ -622,9 +622,6 @@ class FeatureExtractor:
         return f"{self.model.upper()}, {weights} weights, {kind}, cut off after {self.network.layers[-1].name}"
 
 
-build_feature_extractor = FeatureExtractor
-
-
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
     """Returns the network without its dense layers, and the name of what it really is."""
     if weights is None:
@@ -818,7 +815,7 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     for each in styles:
         _, rows, columns, _ = each.image.shape
         if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
-            few = f"A painting has only {columns} x {rows} pixels, and is enlarged {each.scale:.2g} times"
+            few = f"A painting has only {columns} x {rows} pixels, taken {each.scale:.2g} times as large"
             print(f"{few}: its strokes will be small or soft. Take a larger file.")
     if settings.colours == "luminance":
         content = grey(content)

@@ -14,12 +14,12 @@ import argparse
 import contextlib
 import datetime
 import io
-import json
+import multiprocessing
 import os
 import platform
+import re
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,33 +29,24 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 
-# ---------------------------------------------------------------------------------------------
-# What runs in a process of its own: each returns numbers by name
-
-
+# --- What runs in a process of its own -------------------------------------------------------
 def load(precision="auto", size=512, **network):
     """The notebook's functions with an extractor, and the two pictures, enlarged if need be."""
-    import nbformat
+    import nbformat  # here, so that each process begins with nothing loaded
     from conftest import defined_in, nst
 
-    nb = nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
-    defined = defined_in(nb, nst.build_feature_extractor(MODEL, precision=precision, **network))
+    notebook = nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
+    defined = defined_in(notebook, nst.FeatureExtractor(MODEL, precision=precision, **network))
     content = nst.load_image(defined.CONTENT_IMAGE, size, "content", enlarge=True)
     style = nst.load_image(defined.STYLE_IMAGE, size, "style", enlarge=True)
     return defined, content, style
-
-
-def peak():
-    """The process's peak memory in gigabytes."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def reference():
     """The median seconds of a step of the reference recipe."""
     layers = {f"block{block}_conv1": 1.0 for block in range(1, 6)}
     defined, content, style = load("float32", style_layers=layers)
-    tf, extractor = defined.tf, defined.extractor
+    extractor = defined.extractor
     photograph = extractor(content)[extractor.content_layer]
     wanted = [defined.gram_matrix(extractor(style)[layer]) for layer in layers]
 
@@ -65,162 +56,109 @@ def reference():
         style_loss = defined.style_loss([defined.gram_matrix(features[layer]) for layer in layers], wanted, [0.2] * 5)
         return {"total": content_loss + 100 * style_loss + defined.total_variation_loss(image)}
 
-    evaluate = tf.function(lambda image: defined.losses_and_gradient(image, losses_of), autograph=False)
-    marks = [time.perf_counter()]
+    evaluate = defined.tf.function(lambda image: defined.losses_and_gradient(image, losses_of), autograph=False)
+    marks = []
     for image, _ in defined.adam(evaluate, content, 20, 0.02):
         image.numpy()
         marks.append(time.perf_counter())
-    seconds = [after - before for before, after in zip(marks, marks[1:])]
-    return {"step": statistics.median(seconds[5:])}
+    return statistics.median(after - before for before, after in zip(marks[5:], marks[6:]))
 
 
-def picture_in(precision):
-    """Seconds of the default picture, the second of a process, and of the search for neighbours in it."""
+def first_and_second(precision):
+    """Seconds of the default picture: from the start of Python, with all that is compiled; and again."""
+    seconds = []
+    start = time.perf_counter()
     defined, content, style = load(precision)
-    search = defined.look_up
-    found = []
-
-    def timed(*arguments):
-        start = time.perf_counter()
-        neighbours = search(*arguments)
-        found.append(time.perf_counter() - start)
-        return neighbours
-
-    defined.look_up = timed
     for _ in range(2):
-        found.clear()
-        start = time.perf_counter()
         defined.stylize(content, style, quiet=True)
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "search": sum(found)}
+        seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    return seconds
 
 
-def first_picture():
-    """Seconds from the start of Python to the default picture, with everything that is compiled."""
-    began = time.time()
-    defined, content, style = load()
-    defined.stylize(content, style, quiet=True)
-    return {"seconds": time.time() - began}
-
-
-def size(pixels):
-    """Seconds and peak memory of the default recipe at a size: as expected, and as they were."""
-    defined, content, style = load(size=pixels)
+def run(size, **settings):
+    """The picture's height, what is said of a run, its seconds so far at each step, and peak memory in gigabytes."""
+    defined, content, style = load(size=size)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        _, history = defined.stylize(content, style)
-    first = said.getvalue().splitlines()[0].split()
-    clock = [float(part) for part in first[1].split(":")]
-    return {
-        "expected seconds": sum(part * 60**n for n, part in enumerate(reversed(clock))),
-        "seconds": history["seconds"][-1],
-        "expected gigabytes": float(first[first.index("GB") - 1]),
-        "gigabytes": peak(),
-        "height": content.shape[1],
-    }
+        _, history = defined.stylize(content, style, **settings)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return content.shape[1], said.getvalue(), history["seconds"], peak
 
 
-def tiled(pixels, tile, steps):
-    """Seconds of a step at one size, and the whole process's peak memory."""
-    defined, content, style = load(size=pixels)
-    _, history = defined.stylize(content, style, steps=steps, coarsest=pixels, tile_size=tile, quiet=True)
-    seconds = history["seconds"]
-    times = [later - earlier for earlier, later in zip(seconds[1:], seconds[2:])]  # the first one compiles
-    return {"height": content.shape[1], "seconds": statistics.median(times), "gigabytes": peak()}
-
-
-# ---------------------------------------------------------------------------------------------
-# The tables
-
-
-def measured(function, *arguments):
+def measured(function, *arguments, **options):
     """What a function returns, run in a process of its own."""
-    command = [sys.executable, __file__, "--worker", function.__name__, json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    result = json.loads(done.stdout.splitlines()[-1])
-    print(f"{function.__name__}{arguments}: {result}", file=sys.stderr, flush=True)
-    return result
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments, options)
 
 
-def table(title, *rows, note=""):
-    """A Markdown table with its title."""
-    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
-    lines = [" | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return f"## {title}\n\n" + "".join(f"| {line} |\n" for line in lines) + (f"\n{note}\n" if note else "")
+# --- The tables ------------------------------------------------------------------------------
+def table(title, note, *rows):
+    """A Markdown table with its title, and a note below it."""
+    lines = [" | ".join(map(str, row)) for row in rows]
+    lines.insert(1, " | ".join("-" * len(cell) for cell in rows[0]))
+    return f"## {title}\n\n" + "".join(f"| {line} |\n" for line in lines) + f"\n{note}\n"
 
 
 def picture():
-    step = statistics.median(measured(reference)["step"] for _ in range(3))
-    rows = [("recipe", "seconds", "in steps of the reference", "of it the search")]
+    step = statistics.median(measured(reference) for _ in range(3))
+    rows = [("recipe", "seconds", "in steps of the reference")]
     for precision in ("float32", "bfloat16"):
-        runs = [measured(picture_in, precision) for _ in range(3)]
-        seconds = statistics.median(run["seconds"] for run in runs)
-        search = statistics.median(run["search"] / run["seconds"] for run in runs)
-        rows.append((precision, f"{seconds:.1f}", f"{seconds / step:.1f}", f"{search:.0%}"))
-    rows.append(("a step of the reference", f"{step:.2f}", "1", ""))
-    rows.append(("import, compiling and all", f"{measured(first_picture)['seconds']:.1f}", "", ""))
-    return table("The default picture, 512 x 342 pixels", *rows, note="Medians of three processes.")
+        runs = [measured(first_and_second, precision) for _ in range(3)]
+        first, second = (statistics.median(seconds) for seconds in zip(*runs))
+        rows.append((precision, f"{second:.1f}", f"{second / step:.1f}"))
+    rows.append(("bfloat16, import, compiling and all", f"{first:.1f}", f"{first / step:.1f}"))
+    rows.append(("a step of the reference", f"{step:.2f}", "1"))
+    return table("The default picture, 512 x 342 pixels", "Medians of three processes.", *rows)
 
 
 def sizes():
     rows = [("pixels", "expected", "seconds", "off by", "expected", "peak memory", "off by")]
-    for pixels in (256, 512, 1024):
-        one = measured(size, pixels)
-        cells = [f"{pixels} x {one['height']:.0f}"]
-        for what, form in (("seconds", "{:.0f} s"), ("gigabytes", "{:.1f} GB")):
-            expected, real = one[f"expected {what}"], one[what]
-            cells += [form.format(expected), form.format(real), f"{expected / real - 1:+.0%}"]
+    for size in (256, 512, 1024):
+        height, said, times, peak = measured(run, size)
+        clock, memory = re.match(r"Expected: (\S+).* and (\S+) GB", said).groups()
+        expected = sum(float(part) * 60**n for n, part in enumerate(reversed(clock.split(":"))))
+        cells = [f"{size} x {height}"]
+        for guess, real, unit in ((expected, times[-1], "s"), (float(memory), peak, "GB")):
+            cells += [f"{guess:.1f} {unit}", f"{real:.1f} {unit}", f"{guess / real - 1:+.0%}"]
         rows.append(cells)
     note = "What the notebook says before a run, beside what it took; memory is that of the whole process."
-    return table("The default recipe at three sizes", *rows, note=note)
+    return table("The default recipe at three sizes", note, *rows)
 
 
 def tiles():
-    whole = 0.0  # seconds for a pixel
-    rows = [("pixels", "tiles", "seconds a step", "peak memory", "time per pixel, over whole")]
-    for pixels, tile in ((512, None), (1024, None), (1024, 384), (2048, None), (2048, 768), (4096, 768)):
-        one = measured(tiled, pixels, tile, 3)
-        rate = one["seconds"] / (pixels * one["height"])
-        whole = rate if tile is None else whole
-        cells = f"{one['seconds']:.2f}", f"{one['gigabytes']:.1f} GB", f"{rate / whole:.2f}"
-        rows.append((f"{pixels} x {one['height']:.0f}", tile or "none", *cells))
-    return table("A step at four sizes, whole and in tiles", *rows, note="In the precision that is chosen.")
+    rows = [("pixels", "tiles", "seconds a step", "peak memory")]
+    for size, tile in ((512, None), (1024, None), (1024, 384), (2048, None), (2048, 768), (4096, 768)):
+        height, _, times, peak = measured(run, size, steps=3, coarsest=size, tile_size=tile, quiet=True)
+        step = statistics.median(later - earlier for earlier, later in zip(times[1:], times[2:]))  # the first compiles
+        rows.append((f"{size} x {height}", tile or "none", f"{step:.2f}", f"{peak:.1f} GB"))
+    return table("A step at four sizes, whole and in tiles", "In the precision that is chosen.", *rows)
 
 
 TABLES = {table.__name__: table for table in (picture, sizes, tiles)}
 
 
 def processor():
-    """The CPU's name, with what matters of its features."""
-    name, flags = platform.processor() or platform.machine(), ""
+    """The CPU's name, and how many cores there are."""
+    name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        entries = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-        name, flags = entries.get("model name", name), entries.get("flags", "")
-    has = ", ".join(each for each in ("avx512f", "avx512_bf16", "amx_bf16") if each in flags.split())
-    return f"{name}, {os.cpu_count()} cores ({has or 'no AVX512, no AMX'})"
+        name = re.search(r"model name\s*: (.*)|$", Path("/proc/cpuinfo").read_text())[1] or name
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="which tables; all by default")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.worker:
-        name, arguments = chosen.worker
-        print("\n" + json.dumps(globals()[name](*json.loads(arguments))))
-        return
-    head = (
-        "# Benchmark\n\nWritten by `tests/benchmark.py`, which says at its top how it measures.\n\n"
-        f"CPU: {processor()}; Python {platform.python_version()}; network: {MODEL.upper()}; "
-        f"{datetime.date.today()}.\n"
-    )
-    for name in chosen.tables or TABLES:
-        head += "\n" + TABLES[name]()
-        if not chosen.tables:  # after each table, in case that it is stopped
-            (ROOT / "tests" / "benchmark.md").write_text(head, encoding="utf-8")
-    print(head)
+    chosen = parser.parse_args().tables
+    text = "# Benchmark\n\nWritten by `tests/benchmark.py`, which says at its top how it measures.\n\n"
+    text += f"CPU: {processor()}; Python {platform.python_version()}; network: {MODEL.upper()}; "
+    text += f"{datetime.date.today()}.\n"
+    for name in chosen or TABLES:
+        text += "\n" + TABLES[name]()
+        if not chosen:  # after each table, in case that it is stopped
+            (ROOT / "tests" / "benchmark.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,13 @@ def notebook():
 @pytest.fixture(scope="session")
 def vgg16():
     """VGG16 with its ImageNet weights, with all layers that the notebook uses."""
-    return nst.build_feature_extractor("vgg16")
+    return nst.FeatureExtractor("vgg16")
 
 
 def defined_in(notebook, extractor):
-    """What the notebook's cells import and define, with this extractor; no experiment is run.
+    """What the notebook's cells define, with this extractor, but for those that only teach; no experiment is run.
 
-    Only imports, definitions, and assignments to names in capitals and to entries of these are taken, from cells
-    that do more than teach. The parameters MODEL and PRECISION are those of the extractor, so that it is in use.
+    Taken are imports, definitions, and assignments to names in capitals and to entries of these.
     """
     kept = []
     for cell in notebook.cells:

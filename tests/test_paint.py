@@ -122,7 +122,7 @@ def test_the_recipe_names_files_settings_network_and_versions(defined, pair):
     assert call["style"][1] == {"image": "great_wave.jpg", "weight": 0.5, "mask": None, "scale": 2, "image_mask": None}
     assert set(call) == {"content", "style", "size", "enlarge", *nst.Settings.__dataclass_fields__}
     assert recipe["software"]["numpy"] == np.__version__
-    features = nst.build_feature_extractor(**recipe["network"])(pair[0])
+    features = nst.FeatureExtractor(**recipe["network"])(pair[0])
     for layer, expected in defined.extractor(pair[0]).items():
         np.testing.assert_array_equal(features[layer], expected)
     recipe["network"]["style_layers"].clear()

@@ -85,28 +85,20 @@ WHITE = [255, 255, 255]
         (PALETTE, "a.png", {"transparency": 1}, [[10, 20, 30], WHITE]),
         (CMYK, "a.tif", {}, [WHITE, [255, 0, 0]]),
         (Image.new("RGB", (1, 1), "red"), "a.png", {"exif": b"Exif\0\0II*\0"}, [[255, 0, 0]]),  # damaged
+        (np.uint8([[0, 99]]), "a.png", {}, [0, 99]),
+        (np.array([[False, True]]), "a.png", {}, [0, 255]),
+        (np.uint16([[0, 257 * 100, 65535, 255]]), "a.png", {}, [0, 100, 255, 1]),
+        (np.uint16([[0, 2048, 4095]]), "a.tif", {}, [0, 128, 255]),  # 12 bits
+        (np.float32([[0, 0.2, 1]]), "a.tif", {}, [0, 51, 255]),
+        (np.float32([[0, 0.2, 1]]) * 255, "a.tif", {}, [0, 51, 255]),
+        (np.float32([[0, 0.2, 1]]) * 65535, "a.tif", {}, [0, 51, 255]),
+        (np.float32([[0.2, 3, -1, np.nan, np.inf]]), "a.tif", {}, [51, 255, 0, 0, 0]),
     ],
 )
-def test_modes_with_colour_and_with_transparency(save, picture, name, options, expected):
-    assert colours(save(picture, name, **options))[0].tolist() == expected
-
-
-@pytest.mark.parametrize(
-    "values, name, expected",
-    [
-        (np.uint8([[0, 99]]), "a.png", [0, 99]),
-        (np.array([[False, True]]), "a.png", [0, 255]),
-        (np.uint16([[0, 257 * 100, 65535, 255]]), "a.png", [0, 100, 255, 1]),
-        (np.uint16([[0, 2048, 4095]]), "a.tif", [0, 128, 255]),  # 12 bits
-        (np.float32([[0, 0.2, 1]]), "a.tif", [0, 51, 255]),
-        (np.float32([[0, 0.2, 1]]) * 255, "a.tif", [0, 51, 255]),
-        (np.float32([[0, 0.2, 1]]) * 65535, "a.tif", [0, 51, 255]),
-        (np.float32([[0.2, 3, -1, np.nan, np.inf]]), "a.tif", [51, 255, 0, 0, 0]),
-    ],
-)
-def test_grey_of_one_to_thirty_two_bits(save, values, name, expected):
-    found = colours(save(values, name))
-    assert found[0, :, 0].tolist() == expected and np.ptp(found, axis=2).max() == 0
+def test_modes_and_numbers_of_bits(save, picture, name, options, expected):
+    (found,) = colours(save(picture, name, **options))
+    assert len(found) == len(expected)
+    assert (found == np.reshape(expected, (len(expected), -1))).all()  # one number stands for grey
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -176,7 +168,6 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_image, [IMAGE + np.nan, "a.png"], "got nan to nan.*division by 0"),
         (nst.save_image, [np.zeros((4, 4)), "a.png"], r"shape \(1, height, width, 3\), got \(4, 4\)"),
         (nst.save_image, [IMAGE[:, :0], "a.png"], r"got \(1, 0, 4, 3\)"),
-        (nst.save_image, [np.full((1, 4, 4, 3), "x"), "a.png"], "numbers"),
         (nst.save_image, [IMAGE, "a.xbm"], r"ending in \.png, .*got 'a\.xbm'"),
         (nst.save_image, [np.zeros((1, 1, 16384, 3)), "a.webp"], r"at most 16383 .*got 16384 x 1"),
         (nst.save_image, [np.zeros((1, 65501, 1, 3)), "a.jpg"], "got 1 x 65501. Save it as .png"),
@@ -188,7 +179,6 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.plot_history, [HISTORY, {"style": 1.0}], "Expected curves of one step or more"),
         (nst.plot_curves, [{"a": []}, ""], "Expected curves of one step or more"),
         (nst.random_numbers, [-1], "SEED.*at least 0, got -1"),
-        (nst.random_numbers, ["42"], "SEED.*got '42'"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, monkeypatch, call, arguments, message):
@@ -224,12 +214,10 @@ def test_a_name_with_an_accent_is_found_however_it_is_written(save, tmp_path, th
     assert nst.load_image(tmp_path / unicodedata.normalize(asked, "caf\u00e9.png")).shape == (1, 2, 2, 3)
 
 
-def test_the_home_folder_and_a_name_that_begins_like_one(picture, tmp_path, monkeypatch):
+def test_the_home_folder(picture, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     assert nst.save_image(picture, "~/a.png") == tmp_path / "a.png" and nst.find_images("~") == [tmp_path / "a.png"]
-    nst.save_image(picture, "~nobody.png")
-    assert nst.load_image("~/a.png").shape == nst.load_image("~nobody.png").shape == picture.shape
+    assert nst.load_image("~/a.png").shape == picture.shape
 
 
 def test_a_bare_name_is_looked_for_here_and_then_in_the_folders(monkeypatch, tmp_path):

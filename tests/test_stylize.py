@@ -232,7 +232,7 @@ def test_nothing_is_compiled_twice(defined, pair):
 def test_a_network_goes_when_nobody_holds_it_and_so_do_its_graphs(defined, pair):
     graphs = []
     for _ in range(3):
-        extractor = nst.build_feature_extractor("vgg16", weights=None)
+        extractor = nst.FeatureExtractor("vgg16", weights=None)
         defined.stylize(*pair, **SHORT, extractor=extractor)
         watched = weakref.ref(extractor)
         del extractor
@@ -252,14 +252,14 @@ def test_paints_any_shape(defined, random, content, style):
 @pytest.mark.parametrize("model", nst.MODELS)
 def test_paints_through_every_network(defined, pair, model):
     """With random weights: at its own default layers, smoothed where the network needs it."""
-    extractor = nst.build_feature_extractor(model, weights=None)
+    extractor = nst.FeatureExtractor(model, weights=None)
     _, history = defined.stylize(*pair, steps=8, coarsest=64, extractor=extractor, quiet=True)
     assert min(history["total"]) < history["total"][0]
 
 
 @needs_bfloat16
 def test_bfloat16_ends_where_float32_does(defined, pair):
-    short = nst.build_feature_extractor("vgg16", precision="bfloat16")
+    short = nst.FeatureExtractor("vgg16", precision="bfloat16")
     ends = [min(defined.stylize(*pair, steps=30, coarsest=64, extractor=each, quiet=True)[1]["total"])
             for each in (defined.extractor, short)]  # fmt: skip
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
