@@ -100,7 +100,7 @@ class Settings:
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
         check_above_0(self.learning_rate, "learning_rate")
-        _expect(self.learning_rate <= 1, "learning_rate at 1 at most (0.01 to 0.1 are usual)", self.learning_rate)
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate, "0.01 to 0.1 are usual.")
         share = self.photograph_share
         _expect(isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", share)
         tile = self.tile_size
@@ -823,8 +823,8 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     for each in styles:
         _, rows, columns, _ = each.image.shape
         if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
-            few = f"A painting has only {columns} x {rows} pixels, and is enlarged {each.scale:.2g} times"
-            print(f"{few}: its strokes will be small or soft. Take a larger file.")
+            few = f"A painting has only {columns} x {rows} pixels, at scale {each.scale:.2g}"
+            print(f"{few}: its strokes will be small or soft. Take a larger file, or another scale.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
@@ -1318,7 +1318,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
         todo = "Programs that edit or send pictures often drop it."
-        raise ValueError(f"Expected a PNG with a whole recipe in it, got {str(path)!r}. {todo}") from error
+        raise ValueError(f"Expected a PNG with a recipe that is whole, got {str(path)!r}. {todo}") from error
     return recipe
 
 
