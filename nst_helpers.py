@@ -102,10 +102,12 @@ class Settings:
         check_above_0(self.learning_rate, "learning_rate")
         _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate, "0.01 to 0.1 are usual.")
         share = self.photograph_share
-        _expect(isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", share)
+        _expect(
+            isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", repr(share)
+        )
         tile = self.tile_size
         valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
-        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', tile)
+        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', repr(tile))
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
@@ -150,7 +152,7 @@ def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
     """Raises ValueError unless weights are a dict of finite numbers, none below 0 and not all 0."""
-    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", weights)
+    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", repr(weights))
     for key, weight in weights.items():
         valid = isinstance(weight, Real) and 0 <= weight < 3e38  # what float32 holds
         _expect(valid, f"{key} of {name} to be a finite number of at least 0", repr(weight))
