@@ -102,9 +102,8 @@ class Settings:
         check_above_0(self.learning_rate, "learning_rate")
         _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate, "0.01 to 0.1 are usual.")
         share = self.photograph_share
-        _expect(
-            isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", repr(share)
-        )
+        valid = isinstance(share, Real) and 0 <= share <= 1
+        _expect(valid, "photograph_share between 0 (neighbours only) and 1 (the photograph only)", repr(share))
         tile = self.tile_size
         valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
         _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', repr(tile))
