@@ -101,12 +101,13 @@ class Settings:
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
         check_above_0(self.learning_rate, "learning_rate")
-        _expect(self.learning_rate <= 1, "learning_rate at 1 at most (0.01 to 0.1 are usual)", self.learning_rate)
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate, "0.01 to 0.1 are usual.")
         share = self.photograph_share
-        _expect(isinstance(share, Real) and 0 <= share <= 1, "photograph_share between 0 (none) and 1 (all)", share)
+        valid = isinstance(share, Real) and 0 <= share <= 1
+        _expect(valid, "photograph_share between 0 (neighbours only) and 1 (the photograph only)", repr(share))
         tile = self.tile_size
         valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
-        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', tile)
+        _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', repr(tile))
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
         check_weights(self.style_layers, "style_layers")
@@ -151,7 +152,7 @@ def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
     """Raises ValueError unless weights are a dict of finite numbers, none below 0 and not all 0."""
-    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", weights)
+    _expect(isinstance(weights, Mapping), f"{name} as a dict such as {{'block1_conv1': 1.0}}", repr(weights))
     for key, weight in weights.items():
         valid = isinstance(weight, Real) and 0 <= weight < 3e38  # what float32 holds
         _expect(valid, f"{key} of {name} to be a finite number of at least 0", repr(weight))
@@ -815,8 +816,8 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     for each in styles:
         _, rows, columns, _ = each.image.shape
         if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
-            few = f"A painting has only {columns} x {rows} pixels, taken {each.scale:.2g} times as large"
-            print(f"{few}: its strokes will be small or soft. Take a larger file.")
+            few = f"A painting has only {columns} x {rows} pixels, at scale {each.scale:.2g}"
+            print(f"{few}: its strokes will be small or soft. Take a larger file, or another scale.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
@@ -1325,7 +1326,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise ValueError("a part is missing")
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
         todo = "Programs that edit or send pictures often drop it."
-        raise ValueError(f"Expected a PNG with a whole recipe in it, got {str(path)!r}. {todo}") from error
+        raise ValueError(f"Expected a PNG with a recipe that is whole, got {str(path)!r}. {todo}") from error
     return recipe
 
 
