@@ -488,7 +488,7 @@ def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[flo
             axis.set_ylim(bottom=max(curves["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
             axis.axvline(step, color="grey", linewidth=0.8)
             across = axis.get_xaxis_transform()
-            axis.text(step + 0.3, 0.97, f"{size:g} pixels", transform=across, rotation=90, va="top", clip_on=True)
+            axis.text(step + 0.3, 0.03, f"{size:g} pixels", transform=across, rotation=90, va="bottom", clip_on=True)
     alt = f"{title}, against the steps: {', '.join(curves)}"
     return DisplayedImage(_rendered(figure, "png"), format="png", alt=alt)
 
