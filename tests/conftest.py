@@ -14,10 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import nst_helpers as nst  # noqa: E402
 
-needs_bfloat16 = pytest.mark.skipif(
-    nst.choose_precision() != "bfloat16",
-    reason="bfloat16 is slow or missing on this processor, so the notebook does not choose it",
-)
+needs_bfloat16 = pytest.mark.skipif(nst.choose_precision() != "bfloat16", reason="bfloat16 is slow or missing here")
 
 
 @pytest.fixture(scope="session")

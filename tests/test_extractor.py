@@ -20,7 +20,7 @@ def test_vgg19_from_a_file_computes_vgg19_with_average_pooling(tmp_path, picture
     """Against plain TensorFlow operations."""
     network = keras.applications.VGG19(include_top=False, weights=None)
     network.save_weights(tmp_path / "random.weights.h5")
-    features = nst.FeatureExtractor("vgg19", weights=tmp_path / "random.weights.h5")(picture)
+    features = nst.FeatureExtractor("vgg19", weights=tmp_path / "random.weights.h5")(tf.Variable(picture))
     assert list(features) == LAYERS
     x = tf.constant(picture[..., ::-1] * 255 - [103.939, 116.779, 123.68], tf.float32)  # ImageNet's mean, BGR
     for layer in network.layers[1:]:
@@ -80,14 +80,6 @@ def test_returns_the_layers_asked_for_and_stops_there(picture):
     assert (extractor.content_layer, extractor.style_layers) == ("block1_conv2", {"block3_conv1": 2.0})
     assert extractor.network.layers[-1].name == "block3_conv1"
     assert extractor.strides == {"block3_conv1": 4, "block1_conv2": 1}
-
-
-def test_is_frozen_and_has_a_gradient(vgg16, picture):
-    assert vgg16.network.trainable_weights == []
-    image = tf.Variable(picture)
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(vgg16(image)["block4_conv1"])
-    assert np.abs(tape.gradient(loss, image)).max() > 0
 
 
 def test_random_weights_differ_from_imagenet_s_and_are_the_same_each_time(vgg16, picture):
