@@ -125,7 +125,9 @@ def test_refuses_images(vgg16):
 def test_refuses_weights_that_do_not_fit(tmp_path):
     text = tmp_path / "text.weights.h5"
     text.write_text("no weights")
-    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", text)):
+    deeper = tmp_path / "vgg19.weights.h5"
+    keras.applications.VGG19(include_top=False, weights=None).save_weights(deeper)
+    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", deeper), ("vgg16", text)):
         with pytest.raises(ValueError, match=f"weights file of {model}.*{path.name}' does not fit"):
             nst.build_feature_extractor(model, weights=path)
     with pytest.raises(FileNotFoundError, match=r"none\.h5"):
