@@ -140,7 +140,8 @@ def test_how_much_of_each_pixel_is_painted(castle, church):
     found = nst.reach([nst.Style(church, 1, left), nst.Style(castle, 2, left.copy())])  # the same mask counts once
     middle = castle.shape[2] // 2
     assert found[:, :, : middle - 4].min() == pytest.approx(1) and (found[:, :, middle + 4 :] == 0).all()
-    assert nst.reach([nst.Style(church, 1, 0.5 * left)]).max() == pytest.approx(0.5)
+    for masks, most in (([0.5 * left], 0.5), ([left, half(castle, 1, 0.5)], 1)):  # the second overlap
+        assert nst.reach([nst.Style(church, 1, mask) for mask in masks]).max() == pytest.approx(most)
 
 
 # --- Frames and guides -----------------------------------------------------------------------
