@@ -19,13 +19,11 @@ needs_bfloat16 = pytest.mark.skipif(nst.choose_precision() != "bfloat16", reason
 
 @pytest.fixture(scope="session")
 def notebook():
-    """The notebook as it is committed."""
     return nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
 
 
 @pytest.fixture(scope="session")
 def vgg16():
-    """VGG16 with its ImageNet weights, with all layers that the notebook uses."""
     return nst.FeatureExtractor("vgg16")
 
 
@@ -63,7 +61,6 @@ def defined(notebook, vgg16):
 
 @pytest.fixture
 def random():
-    """A seeded generator of random numbers."""
     return np.random.default_rng(0)
 
 

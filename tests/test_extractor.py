@@ -122,10 +122,12 @@ def test_refuses_images(vgg16):
         vgg16(np.full((1, 32, 40, 3), 2.0))
 
 
-def test_refuses_weights_that_do_not_fit(tmp_path):
+def test_refuses_weights_that_do_not_fit(vgg16, tmp_path):
     text = tmp_path / "text.weights.h5"
     text.write_text("no weights")
-    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", text)):
+    part = tmp_path / "part.weights.h5"
+    keras.Model(vgg16.network.input, vgg16.network.get_layer("block1_pool").output).save_weights(part)
+    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", part), ("vgg16", text)):
         with pytest.raises(ValueError, match=f"weights file of {model}.*{path.name}' does not fit"):
             nst.FeatureExtractor(model, weights=path)
     with pytest.raises(FileNotFoundError, match=r"none\.h5"):

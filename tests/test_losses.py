@@ -49,9 +49,8 @@ def test_total_variation_loss_against_tensorflow(defined, random):
 
 def test_total_variation_loss_takes_the_mean_in_each_direction(defined):
     ramp = np.tile(np.float32([0, 0.1, 0.2, 0.3])[None, None, :, None], (1, 2, 1, 3))
-    assert float(defined.total_variation_loss(tf.constant(ramp))) == pytest.approx(0.1)
-    upright = np.swapaxes(ramp, 1, 2)
-    assert float(defined.total_variation_loss(tf.constant(upright))) == pytest.approx(0.1)
+    for image in (ramp, np.swapaxes(ramp, 1, 2)):
+        assert float(defined.total_variation_loss(tf.constant(image))) == pytest.approx(0.1)
 
 
 @needs_bfloat16
@@ -183,10 +182,6 @@ def evaluated(evaluate, extractor, image):
     return {name: float(loss) for name, loss in losses.items()}, gradient.numpy()
 
 
-def shifted(image):
-    return np.ascontiguousarray(np.roll(image[:, ::-1], 5, axis=2))
-
-
 def test_losses_against_numpy_for_masks_on_both_sides_and_a_blend(defined, vgg16, castle, church, random):
     """Gram matrices; two regions, the first of a blend, the second of a part of a painting."""
     wave = nst.load_image("great_wave.jpg", 64)
@@ -194,7 +189,7 @@ def test_losses_against_numpy_for_masks_on_both_sides_and_a_blend(defined, vgg16
     image_mask = random.uniform(size=church.shape[1:3]).astype(np.float32)
     styles = [nst.Style(church, 1, mask), nst.Style(wave, 3, mask), nst.Style(church, 2, 1 - mask, 1.0, image_mask)]
     evaluate = objective(defined, castle, styles, style_loss="gram", photograph_share=1.0)
-    image = shifted(castle)
+    image = np.roll(castle[:, ::-1], 5, axis=2)
     losses, _ = evaluated(evaluate, vgg16, image)
 
     def gram(picture, layer, where=None):
@@ -222,7 +217,7 @@ def test_losses_against_numpy_for_masks_on_both_sides_and_a_blend(defined, vgg16
 
 def test_the_content_loss_by_neighbours_against_numpy(defined, vgg16, castle, church):
     """Both parts of it, with the target put together by hand."""
-    image = shifted(castle)
+    image = np.roll(castle[:, ::-1], 5, axis=2)
     losses, _ = evaluated(objective(defined, castle, church, photograph_share=0.25), vgg16, image)
     maps = [vgg16(nst.framed(each, 8)) for each in (castle, church, image)]
     lengths = defined.lengths_in(nst.Views(castle, vgg16, None), vgg16.style_layers)

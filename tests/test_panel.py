@@ -14,7 +14,6 @@ import nst_helpers as nst
 
 
 def everything_in(widget):
-    """All widgets of a box."""
     return [widget, *(found for child in getattr(widget, "children", ()) for found in everything_in(child))]
 
 
