@@ -108,6 +108,7 @@ def test_blocks_leave_out_only_what_is_between_them(defined, random):
             cloud[:, 4 * half : 4 * half + 4, :, 3 * half : 3 * half + 3] = part - part.mean(axis=(0, 1, 2))
     whole, blocks = (float(distance(defined, tf.constant(features), tf.constant(target), n)) for n in (256, 3))
     assert blocks == pytest.approx(whole, rel=1e-3)
+    assert [R.shape for R in defined.gaussian(tf.zeros(256), tf.eye(256))[2]] == [(256, 128)] * 2
 
 
 def test_a_layer_that_is_silent_has_a_finite_loss_and_gradient(defined, random):
@@ -157,6 +158,15 @@ def test_the_neighbour_has_the_largest_cosine_once_the_means_are_off(defined, ra
     cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
     found = defined.most_alike(tf.constant(wanted, tf.float32), tf.constant(offered, tf.float32), block)
     np.testing.assert_array_equal(found, cosines.argmax(axis=1))
+
+
+def test_a_blend_offers_8000_rows_shared_by_the_weights(defined, vgg16, random):
+    """Of 4,096 places each: every third, for 2,000 are allowed; and all, for 6,000 are."""
+    paintings = random.uniform(size=(2, 1, 240, 240, 3)).astype(np.float32)
+    styles = [nst.Style(image, weight) for image, weight in zip(paintings, (0.25, 0.75))]
+    lengths = dict.fromkeys(vgg16.style_layers, 1.0)
+    _, cloud = defined.wanted_in(nst.Region(1.0, None, styles), vgg16.style_layers, lengths, vgg16, None)
+    assert len(cloud) == 1366 + 4096
 
 
 def test_each_region_looks_up_in_its_own_paintings(defined, vgg16, castle, church):

@@ -43,6 +43,11 @@ def test_the_filter_averages(save):
     assert small.min() > 110 and small.max() < 145
 
 
+def test_a_smaller_copy_is_averaged():
+    chessboard = np.indices((16, 16, 3))[:2].sum(axis=0)[np.newaxis] % 2
+    np.testing.assert_allclose(nst.resized(chessboard, 0.25), 0.5, atol=0.05)
+
+
 @pytest.mark.parametrize("enlarge, size", [(False, 40), (True, 80)])
 def test_a_picture_is_enlarged_only_when_asked_for(picture, tmp_path, enlarge, size):
     large = nst.load_image(nst.save_image(picture, tmp_path / "a.png"), 80, enlarge=enlarge)
