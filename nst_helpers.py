@@ -413,9 +413,8 @@ _LOSSES = ("content", "style", "tv", "total")
 
 
 def show_images(
-    pictures: Mapping[str, Any] | Sequence[Any], caption: str, *, columns: int | None = None, height: float = 3.2,
-    path: str | Path | None = None,
-) -> None:  # fmt: skip
+    pictures: Mapping[str, Any] | Sequence[Any], caption: str, *, columns: int | None = None, height: float = 3.2
+) -> None:
     """Shows pictures side by side, or in a grid, as one figure, stored as JPEG to keep the notebook small.
 
     Args:
@@ -424,7 +423,6 @@ def show_images(
         caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
         columns: How many stand in a row; all of them by default.
         height: The height of a row in inches.
-        path: Where to keep the figure as well.
     """
     if not len(pictures):
         raise ValueError("Expected one picture or more to show, got none.")
@@ -451,10 +449,7 @@ def show_images(
         axis.imshow(array if array.ndim == 2 else array / 255, cmap="magma")
         axis.set_title(wrapped(title, height * aspects[number % columns]), **font)
     figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
-    data = _rendered(figure, "jpeg", pil_kwargs={"quality": 76})
-    if path is not None:
-        _write(path, lambda file: file.write(data))
-    display(DisplayedImage(data, format="jpeg", alt=caption))
+    display(DisplayedImage(_rendered(figure, "jpeg", pil_kwargs={"quality": 76}), format="jpeg", alt=caption))
 
 
 def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:

@@ -29,14 +29,18 @@ PICTURES = {  # what stands above it: the photograph, the painting, and whose co
     "Café Terrace above, Great Wave below": ("neuschwanstein_castle.jpg", REGIONS, "painting"),
 }
 
+figures = []
+nst.display = figures.append  # in place of showing them
 notebook = nbformat.read(ROOT / "neural_style_transfer.ipynb", as_version=4)
 defined = defined_in(notebook, nst.FeatureExtractor("vgg16", precision="auto"))
 image, _, _ = defined.paint(*RESULT, 640)
 photograph, painting = (nst.load_image(name, 640) for name in RESULT)
 pictures = {"photograph": photograph, "painting": painting, "result": image}
-nst.show_images(pictures, "", height=4, path=ROOT / "images" / "result.jpg")
+nst.show_images(pictures, "", height=4)
 pictures = {}
 for title, (content, style, colours) in PICTURES.items():
     pictures[title], _, recipe = defined.paint(content, style, 512, colours=colours)
     print(json.dumps(recipe["call"]))
-nst.show_images(pictures, "", columns=3, path=ROOT / "images" / "gallery.jpg")
+nst.show_images(pictures, "", columns=3)
+for name, figure in zip(("result.jpg", "gallery.jpg"), figures):
+    (ROOT / "images" / name).write_bytes(figure.data)

@@ -364,11 +364,10 @@ def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown, random):
     assert 1.5 < sizes[2][0] / sizes[2][1] < 2.1 and shown[2].alt == "two rows of two pictures"
 
 
-def test_a_grid_is_kept_in_a_file(tmp_path, shown):
+def test_a_grid_has_each_picture_in_its_place(shown):
     images = [np.full((1, 20, 30, 3), value) for value in (0.1, 0.3, 0.5, 0.7, 0.9, 0.2)]
-    path = tmp_path / "new" / "grid.jpg"
-    nst.show_images(images, "a grid", columns=3, path=path)
-    assert path.read_bytes() == shown[0].data and shown[0].alt == "a grid"
+    nst.show_images(images, "a grid", columns=3)
+    assert shown[0].alt == "a grid"
     for half, values in zip(np.array_split(grey(shown[0]), 2), ([0.1, 0.3, 0.5], [0.7, 0.9, 0.2])):
         for part, value in zip(np.array_split(half, 3, axis=1), values):
             assert np.mean(np.abs(part - value) < 0.03) > 0.4, value
