@@ -932,8 +932,11 @@ class Views:
             return np.ones((1, *shape, 1), np.float32)
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
-    def whole(self, function: Callable, stride: int) -> Any:
-        """A map of the whole picture, with a position for each `stride` pixels, from a function of feature maps."""
+    def whole(self, function: Callable, stride: int) -> np.ndarray:
+        """A map of the whole picture, with a position for each `stride` pixels, from a function of feature maps.
+
+        A NumPy array: taking part of one does not copy all of it, which counts where pictures are large.
+        """
         height, width = (side // stride for side in self.image.shape[1:3])
         found = None
         for tile, features in self:
