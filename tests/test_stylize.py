@@ -180,7 +180,7 @@ EDITS = {  # what stands in a function of the lesson, and what it is changed int
     "losses_and_gradient": ("tape.gradient(losses['total'], image)", "tape.gradient(losses['style'], image)"),
     "lbfgs": ("image - length * move", "image - 0.5 * length * move"),
     "even_out": ("0.1", "0.001"),
-    "hypercolumns": ("maps.append(F)", "maps.append(F ** 2)"),
+    "hypercolumns": ("maps.append(", "maps.append(F ** 2 + "),
     "most_alike": ("tf.argmax", "tf.argmin"),
     "moments": ("return (mean,", "return (0 * mean,"),
     "wasserstein": ("- 2 * overlap", "- overlap"),
