@@ -605,7 +605,8 @@ class FeatureExtractor:
         """Estimates the bytes that a step needs at a height and width: for maps and the optimiser's pictures."""
         pixels = math.prod(size)
         seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
-        return (1.5 * self.bytes_per_pixel + 1400) * seen + 300 * pixels  # 1400: hypercolumns and their gradient
+        whole = 500 if tile else 300  # a pixel: the optimiser's pictures; in tiles the search's hypercolumns count, too
+        return (1.5 * self.bytes_per_pixel + 1400) * seen + whole * pixels  # 1400: hypercolumns and their gradient
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
