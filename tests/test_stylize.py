@@ -113,6 +113,8 @@ def test_the_next_size_starts_from_the_photograph_and_the_change(defined, random
     small, large = (random.uniform(0.3, 0.6, (1, side, side, 3)).astype(np.float32) for side in (8, 16))
     brighter = small + 0.25  # an even change, which enlarging leaves as it is
     np.testing.assert_allclose(defined.next_start(large, brighter, small), large + 0.25, atol=1e-5)
+    chessboard = small + 0.25 * (-1.0) ** np.indices((8, 8)).sum(axis=0)[:, :, np.newaxis]  # too fine to be handed on
+    np.testing.assert_allclose(defined.next_start(large, chessboard, small), large, atol=1e-5)
     assert defined.next_start(large, small + 0.6, small).numpy().max() == 1
 
 
@@ -187,7 +189,7 @@ EDITS = {  # what stands in a function of the lesson, and what it is changed int
     "trace_of_root": ("tf.sqrt(", "2 * tf.sqrt("),
     "covariance": ("mean[:, tf.newaxis]", "0 * mean[:, tf.newaxis]"),
     "dot": ("a * b", "2 * a * b"),
-    "next_start": ("plain + change", "plain"),
+    "next_start": ("plain + tf", "0.9 * plain + tf"),
     "smoothed": ("3, 1", "5, 1"),
     "rows_of": ("return", "features = features[:, :-1]\n    return"),
 }
