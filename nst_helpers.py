@@ -57,7 +57,6 @@ with suppress(ImportError):  # photographs of phones, if the package is there
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-Image.init()  # so that it knows all of its formats
 Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
 warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
@@ -66,7 +65,7 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
-# The first convolution of each block of VGG; in ResNet50 the last activation at each resolution. Each with its weight.
+# The first convolution of each block of VGG, the last activation at each resolution of ResNet50; weighted.
 _VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
 _RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
@@ -176,13 +175,13 @@ def random_numbers(seed: int) -> np.random.Generator:
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
 _READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"}
-_FORMATS = sorted(_READ & Image.OPEN.keys())
+_FORMATS = sorted(_READ & set(Image.registered_extensions().values()))
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # TIFFs, too
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError if there is none."""
-    folder = Path(folder).expanduser()
+    """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError without the folder."""
+    folder = Path(os.path.expanduser(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
     endings = [ending for ending, name in Image.registered_extensions().items() if name in _FORMATS]
@@ -193,8 +192,8 @@ def find_images(folder: str | Path) -> list[Path]:
 def load_image(path: str | Path, max_size: int = 512, kind: str = "", enlarge: bool = False) -> np.ndarray:
     """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, laid over white.
 
-    A bare name that is not here is looked for in `images/`, first in its folder `kind`. More than `max_size`
-    pixels a side become so many, fewer only with `enlarge`. Raises FileNotFoundError, or ValueError.
+    A bare name is looked for here, then in `images/`, first in its folder `kind`. The longest side becomes
+    `max_size` pixels, if it is longer or with `enlarge`. Raises FileNotFoundError; ValueError if no picture.
     """
     path = _located(path, kind)
     check_above_0(max_size, "max_size, in pixels,", whole=True)
@@ -212,7 +211,7 @@ def _located(path: str | Path, kind: str) -> Path:
     _expect(isinstance(path, (str, os.PathLike)), wanted, type(path).__name__, "stylize takes arrays.")
     address = str(path).startswith(("http:/", "https:/"))
     _expect(not address, wanted, f"the address {str(path)!r}", "Download it first, and name the file.")
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     folders = [path.parent]
     if path == Path(path.name):
         below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
@@ -221,9 +220,8 @@ def _located(path: str | Path, kind: str) -> Path:
         if os.path.isfile(folder / path.name):
             return folder / path.name
     _expect(not os.path.isdir(path), wanted, f"the folder {str(path)!r}", "Name a file in it.")
-    names = [found.name for folder in folders[1:] or folders for found in find_images(folder)]
-    there = f"There are: {', '.join(names) or 'none'}. Correct the name."
-    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {there}")
+    names = ", ".join(found.name for folder in folders[1:] or folders for found in find_images(folder))
+    raise FileNotFoundError(f"There is no picture {str(path.absolute())!r}. Choose from: {names or 'none'}.")
 
 
 def _read(path: Path, background: str) -> Image.Image:
@@ -251,7 +249,8 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("its pixels are decimal numbers")
     if picture.mode.startswith("I"):  # 16 bits
-        picture = Image.fromarray(np.uint8(np.rint(np.clip(picture, 0, 65_535) / 257)))
+        values = np.clip(np.asarray(picture, np.float32), 0, 65_535)
+        picture = Image.fromarray(np.uint8(np.rint(values / 257)))
     elif picture.has_transparency_data:
         alpha = picture.convert("RGBA").getchannel("A")
     if picture.mode not in ("L", "RGB", "CMYK"):
@@ -266,7 +265,10 @@ def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask in a picture's size: float32 in [0, 1], `(1, height, width, 1)`. Raises as load_image."""
+    """Reads a mask, white where it counts, in a picture's size: float32 in [0, 1], `(1, height, width, 1)`.
+
+    Raises as `load_image`, and ValueError if it has other proportions, colours, or class numbers.
+    """
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _read(_located(path, "masks"), "black")
     name = repr(Path(path).name)
@@ -310,7 +312,8 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
         names.append(style["image"] if isinstance(style, Mapping) else style)
     stem = "-".join(Path(name).stem for name in names)[:50]  # which in any script are less than 255 bytes
     for number in itertools.count(1):
-        path = Path(folder).expanduser() / (f"{stem}-{number}.png" if number > 1 else f"{stem}.png")
+        name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
+        path = Path(os.path.expanduser(folder)) / name
         if not path.exists():
             break
         with suppress(OSError, ValueError), Image.open(path) as earlier:
@@ -321,7 +324,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Writes a file aside and renames it, so that it is whole or not there; OSError in one sentence."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
@@ -400,8 +403,7 @@ def plot_history(history: Mapping, weights: Mapping[str, float], show: Callable 
 
 def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callable | None = None) -> None:
     """Plots losses by their labels, and where the size changes; ValueError if there are none."""
-    valid = curves and all(map(len, curves.values()))
-    _expect(valid, "curves of one step or more, by their labels", f"{dict(curves)!r:.100}")
+    _expect(curves and all(map(len, curves.values())), "curves of one step or more", f"{dict(curves)!r:.100}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
@@ -571,7 +573,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
-    path = VGG16_WEIGHTS if weights == "imagenet" else Path(weights).expanduser()
+    path = VGG16_WEIGHTS if weights == "imagenet" else Path(os.path.expanduser(weights))
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
     try:
@@ -1002,7 +1004,7 @@ class Checkpoint:
             return
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()
         if self.path.is_dir():
             raise ValueError(f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}.")
         check_folder(self.path.parent)
@@ -1225,10 +1227,7 @@ class LiveView:
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
 def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict:
-    """Writes down how a picture was made, in plain values; of an array, its shape.
-
-    `paint(**recipe["call"])` paints it again, with an extractor built from its `network`.
-    """
+    """Writes down in plain values how a picture was made: `paint(**recipe["call"])` paints it again."""
     network = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
     styles = [each._asdict() if isinstance(each, Style) else each for each in styles]
@@ -1310,8 +1309,7 @@ def show_panel(paint: Callable, settings: Settings, extractor: FeatureExtractor)
     says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
     made = ()
 
-    def work():
-        """Paints; runs in a thread, so that the buttons answer meanwhile."""
+    def work():  # in a thread, so that the buttons answer meanwhile
         nonlocal made
         how = dataclasses.asdict(settings) | {name: knob.value for name, knob in knobs.items()}
         try:
@@ -1347,5 +1345,6 @@ def show_panel(paint: Callable, settings: Settings, extractor: FeatureExtractor)
     run.on_click(on_run)
     stop.on_click(lambda _: halt.set())
     save.on_click(on_save)
-    controls = widgets.VBox([*knobs.values(), widgets.HBox([run, stop, save])])
-    display(widgets.HBox([controls, widgets.VBox([picture, says])]).add_class("nst-panel"))
+    left = widgets.VBox([*knobs.values(), widgets.HBox([run, stop, save])])
+    right = widgets.VBox([picture, says], layout={"min_width": "540px"})
+    display(widgets.HBox([left, right]).add_class("nst-panel"))
