@@ -1,7 +1,6 @@
-"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them: what a reader would skim.
+"""Small helpers for `neural_style_transfer.ipynb`, in the order in which it needs them.
 
-Everywhere, an image is float32 RGB in [0, 1], of shape `(1, height, width, 3)`, and a mask float32 in [0, 1], of
-shape `(1, height, width, 1)`. Only the feature extractor knows what its network wants: BGR, 0 to 255, less a mean.
+Images are float32 RGB in [0, 1], `(1, height, width, 3)`; masks float32 in [0, 1], `(1, height, width, 1)`.
 """
 
 import base64
@@ -18,12 +17,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 import timeit
-import unicodedata
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -55,14 +53,10 @@ finally:
     os.dup2(_stderr, 2)
     os.close(_stderr)
 
-if keras.config.backend() != "tensorflow":
-    raise ImportError("Expected Keras on TensorFlow. Restart the kernel and import nst_helpers before keras.")
 with suppress(ImportError):  # photographs of phones, if the package is there
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-Image.init()  # so that it knows all of its formats
-warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 Image.MAX_IMAGE_PIXELS = 2**27  # it refuses twice as many; phones take 200 million
 warnings.filterwarnings("ignore", module="PIL")  # of many pixels, and of EXIF that breaks the rules
 tf.get_logger().setLevel("ERROR")  # no advice on compiling one function for many shapes
@@ -71,7 +65,7 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
 COLOURINGS = ("painting", "matched", "luminance")
-# The first convolution of each block of VGG; in ResNet50 the last activation at each resolution. Each with its weight.
+# The first convolution of each block of VGG, the last activation at each resolution of ResNet50; weighted.
 _VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
 _RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
 CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the next
@@ -180,147 +174,118 @@ def random_numbers(seed: int) -> np.random.Generator:
 
 # --- Pictures in files -----------------------------------------------------------------------
 # No programs (PostScript), no containers of other things (HDF5, films).
-_READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "PSD", "TGA", "TIFF", "WEBP"}
-_FORMATS = sorted(_READ & Image.OPEN.keys())
-_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # which are TIFFs, too
-_WHITE = {16: 1, 280: 255, 4_500: 4_095, 72_000: 65_535}  # of more than 8 bits, by the largest value at most
-
-
-def _expanded(path: str | Path) -> Path:
-    """A path with the home folder in place of a ~ that stands for one; a file's name may begin so, too."""
-    return Path(os.path.expanduser(path))
+_READ = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP"}
+_FORMATS = sorted(_READ & set(Image.registered_extensions().values()))
+_RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # TIFFs, too
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError if there is no folder."""
-    folder = _expanded(folder)
-    if not os.path.isdir(folder):
+    """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError without the folder."""
+    folder = Path(os.path.expanduser(folder))
+    if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
-    endings = {ending for ending, name in Image.registered_extensions().items() if name in _FORMATS}
-    endings |= {".heic", ".heif", ".mpo"}  # a phone's, which are read, or answered with what to do
+    endings = [ending for ending, name in Image.registered_extensions().items() if name in _FORMATS]
     listed = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "."]
     return sorted(path for path in listed if path.is_file())
 
 
-def load_image(path: str | Path, max_size: int = 512, kind: str | None = None, enlarge: bool = False) -> np.ndarray:
-    """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, transparency over white.
+def load_image(path: str | Path, max_size: int = 512, kind: str = "", enlarge: bool = False) -> np.ndarray:
+    """Reads a picture as float32 RGB in [0, 1], `(1, height, width, 3)`: upright, in sRGB, laid over white.
 
-    A bare name that is not here is looked for in `images/`, first in its folder `kind`. The longest side is brought to
-    `max_size` pixels; a smaller picture stays as it is, unless `enlarge`. Raises FileNotFoundError, which lists the
-    pictures there are; ValueError if the file cannot be read as a picture, or an argument is wrong.
+    A bare name is looked for here, then in `images/`, first in its folder `kind`. The longest side becomes
+    `max_size` pixels, if it is longer or with `enlarge`. Raises FileNotFoundError; ValueError if no picture.
     """
     path = _located(path, kind)
     check_above_0(max_size, "max_size, in pixels,", whole=True)
     _expect(isinstance(enlarge, bool), "enlarge to be True or False", repr(enlarge))
-    picture = _to_srgb(_opened(path), "white")
+    picture = _read(path, "white")
     if enlarge and max(picture.size) < max_size:
         picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
 
 
-def _located(path: str | Path, kind: str | None) -> Path:
+def _located(path: str | Path, kind: str) -> Path:
     """Returns a picture's path; for a bare name that is not here, that of one in a folder of `IMAGES`."""
     wanted = "the path or the name of a picture's file"
     _expect(isinstance(path, (str, os.PathLike)), wanted, type(path).__name__, "stylize takes arrays.")
-    address = str(path).startswith(("http:/", "https:/", "data:"))
-    _expect(not address, wanted, f"the address {str(path)[:200]!r}", "Download it first, and name the file.")
-    path = _expanded(path)
+    address = str(path).startswith(("http:/", "https:/"))
+    _expect(not address, wanted, f"the address {str(path)!r}", "Download it first, and name the file.")
+    path = Path(os.path.expanduser(path))
     folders = [path.parent]
     if path == Path(path.name):
         below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
         folders += sorted(below, key=lambda folder: (folder.name != kind, folder.name))
-    spellings = [path.name, *(unicodedata.normalize(form, path.name) for form in ("NFC", "NFD"))]  # é in 1 or 2 signs
-    for found in (folder / name for folder in folders for name in spellings):
-        if os.path.isfile(found):
-            return found
+    for folder in folders:
+        if os.path.isfile(folder / path.name):
+            return folder / path.name
     _expect(not os.path.isdir(path), wanted, f"the folder {str(path)!r}", "Name a file in it.")
-    there = ""
-    for folder in folders[1:] or folders:
-        names = ", ".join(found.name for found in find_images(folder)) or "none"
-        there += f"The folder {str(folder)!r} holds: {names}. "
-    raise FileNotFoundError(f"There is no picture {str(path)!r} in {str(Path.cwd())!r}. {there}Correct the name.")
+    names = ", ".join(found.name for folder in folders[1:] or folders for found in find_images(folder))
+    raise FileNotFoundError(f"There is no picture {str(path.absolute())!r}. Choose from: {names or 'none'}.")
 
 
-def _opened(path: Path) -> Image.Image:
-    """Reads a picture in its own mode, upright; ValueError if it cannot be read."""
+def _read(path: Path, background: str) -> Image.Image:
+    """Reads a picture, upright, as 8-bit RGB in sRGB over a colour; ValueError if it cannot be read."""
     try:
         with Image.open(path, formats=_FORMATS) as file:
             tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
             if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
-                raise ValueError("a camera's raw file, of which only the preview could be read; develop it first")
-            planes = tags.get(284) == 2 and tags.get(259) == 1  # one colour after the other, uncompressed
-            if tags.get(258, (8,))[0] == 16 and (planes or tags.get(262) == 0):  # or white is 0
-                raise ValueError("a TIFF of 16 bits of a kind that would be misread")
-            key = file.info.get("transparency")
-            if file.format == "PNG" and key:  # Pillow reads pixels of 2, 4 and 16 bits as 8, but not this colour
-                bits = file.tile[0][3]
-                times = {"L;2": 85, "L;4": 17}.get(bits, 1)
-                file.info["transparency"] = tuple(each >> 8 for each in key) if bits == "RGB;16B" else key * times
+                raise ValueError("a camera's raw file; only its preview could be read; develop it first")
             file.load()  # which already turns a TIFF upright, and forgets that it was not
             with suppress(Exception):  # whatever a damaged block of EXIF raises
-                file.getexif()  # kept; from raw blocks Pillow would write all tags anew, and fail at a bad one
-            file.info = {name: file.info[name] for name in ("icc_profile", "transparency") if name in file.info}
-            return ImageOps.exif_transpose(file)
+                file.getexif()  # which is kept
+            file.info.pop("exif", None)  # Pillow would write all tags anew, and fail at a bad one
+            return _to_srgb(ImageOps.exif_transpose(file), background)
     except Exception as error:  # what Pillow raises on damaged files depends on the format
-        todo = (
-            "Save it from another program as PNG; HEIC of phones is read after `pip install pillow-heif` and a restart."
-        )
-        raise ValueError(f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). {todo}") from error
+        wanted = f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). "
+        todo = "Save it from another program as PNG; for HEIC, `pip install pillow-heif` and restart."
+        raise ValueError(wanted + todo) from error
 
 
 def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
-    """Converts any of Pillow's modes to 8-bit RGB in sRGB, transparency laid over a colour."""
+    """Converts Pillow's modes to 8-bit RGB in sRGB over a colour; ValueError where white is not known."""
     profile = picture.info.get("icc_profile")
     alpha = None
-    if picture.mode.startswith(("I", "F")):  # more than 8 bits a pixel
-        values = np.array(picture, np.float32)
-        if "transparency" in picture.info:
-            alpha = Image.fromarray(values != picture.info["transparency"])
-        np.nan_to_num(values, copy=False, posinf=0, neginf=0)
-        peak = values.max()
-        full = next((full for limit, full in _WHITE.items() if peak <= limit), peak)
-        values *= 255 / (full if picture.mode == "F" else max(full, 255))
-        picture = Image.fromarray(np.uint8(np.clip(np.rint(values), 0, 255)))
+    if picture.mode == "F":
+        raise ValueError("its pixels are decimal numbers")
+    if picture.mode.startswith("I"):  # 16 bits
+        values = np.clip(np.asarray(picture, np.float32), 0, 65_535)
+        picture = Image.fromarray(np.uint8(np.rint(values / 257)))
     elif picture.has_transparency_data:
         alpha = picture.convert("RGBA").getchannel("A")
-    if picture.mode not in ("L", "RGB", "CMYK", "LAB"):
+    if picture.mode not in ("L", "RGB", "CMYK"):
         picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
-    if profile or picture.mode == "LAB":
-        source = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
+    if profile:
+        srgb = ImageCms.createProfile("sRGB")
         with suppress(ImageCms.PyCMSError):  # damaged, or for other channels: the numbers are taken as sRGB
-            picture = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    picture = picture.convert("RGB")
-    return picture if alpha is None else Image.composite(picture, Image.new("RGB", picture.size, background), alpha)
+            picture = ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb, outputMode="RGB")
+    over = Image.new("RGB", picture.size, background)
+    over.paste(picture.convert("RGB"), mask=alpha)
+    return over
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask from a file, as float32 in [0, 1], shape `(1, height, width, 1)`, in a picture's size.
+    """Reads a mask, white where it counts, in a picture's size: float32 in [0, 1], `(1, height, width, 1)`.
 
-    White counts, black and what is transparent do not, grey counts in part; of 0 and 1 alone, 1 is white. Raises as
-    `load_image`; ValueError also if the proportions are not the picture's, or it holds colours or class numbers.
+    Raises as `load_image`, and ValueError if it has other proportions, colours, or class numbers.
     """
     height, width = check_image(content_image, "content_image").shape[1:3]
-    mask = _to_srgb(_opened(_located(path, "masks")), "black")
+    mask = _read(_located(path, "masks"), "black")
     name = repr(Path(path).name)
-    chroma = np.ptp(np.asarray(mask), axis=2).max()
-    _expect(chroma <= 64, "a mask in white, grey and black", f"colours in {name}")  # JPEG makes few
+    chroma = np.ptp(mask, axis=2).max()  # of which JPEG makes a little
+    _expect(chroma <= 64, "a mask in white, grey and black", f"colours in {name}")
     mask = mask.convert("L")
     _check_proportions(mask.height, mask.width, height, width, f"the mask {name}")
-    if mask.getextrema() == (0, 1):
-        mask = ImageOps.autocontrast(mask)
-    values = np.unique(mask).tolist()
-    got = f"the values {', '.join(map(str, values))} in {name}"
-    todo = "If they are class numbers, save a mask for each class, white where it is."
-    greys = [value for value in values if 0 < value < 255]
-    soft = max(greys, default=255) >= 64  # an edge has light greys, too
-    _expect(soft, "a mask in which white (255) counts and black (0) does not", got, todo)
+    lightest = mask.getextrema()[1]
+    got = f"nothing above {lightest} in {name}"
+    todo = "If it holds class numbers, save a mask for each class, white where it is."
+    _expect(lightest >= 64, "a mask in which white (255) counts and black (0) does not", got, todo)
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(mask, np.float32)[np.newaxis, :, :, np.newaxis] / 255
 
 
 def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
-    """A copy of an image, by a factor or to a (height, width); Lanczos, averaging on the way down; in [0, 1]."""
+    """A copy of an image, by a factor or to a (height, width), in [0, 1]; by Lanczos, which averages."""
     if np.ndim(size) == 0:
         size = [max(1, round(size * side)) for side in image.shape[1:3]]
     if tuple(size) == tuple(image.shape[1:3]):
@@ -329,38 +294,26 @@ def resized(image: Any, size: float | Sequence[int]) -> tf.Tensor:
 
 
 def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = None) -> Path:
-    """Writes an image, of which the first axis may lack, to a file, whole or not at all; returns the path.
-
-    Replaces a file, and makes the folder if need be. The name ends in .png (exact), .jpg, .webp, .tif or .bmp; in a PNG
-    a recipe, from `make_recipe`, is kept as text. Raises ValueError if the image or the ending is another, or the image
-    too large for it; OSError if the file cannot be written.
-    """
-    picture = _as_picture(image, "the image to save")
+    """Writes an image to a file, a PNG with a recipe; ValueError for another ending, OSError if it fails."""
+    picture = _as_picture(image)
     ending = Path(path).suffix.lower()
-    endings = [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"] if recipe is None else [".png"]
+    endings = [".png"] if recipe else [".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"]
     _expect(ending in endings, f"a file name ending in {', '.join(endings)}", repr(Path(path).name))
-    longest = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}.get(ending, math.inf)
-    got = f"{picture.width} x {picture.height}"
-    _expect(max(picture.size) <= longest, f"at most {longest} pixels a side for {ending}", got, "Save it as .png.")
     text = PngImagePlugin.PngInfo()
-    if recipe is not None:
+    if recipe:
         text.add_itxt("nst-recipe", json.dumps(recipe, indent=1))
-    kind = Image.registered_extensions()[ending]
-    return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes what it knows
+    return _write(path, lambda file: picture.save(file, quality=95, pnginfo=text))  # each takes what it knows
 
 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
-    """Saves a picture as PNG with its recipe, named by its photograph and its paintings; returns the path.
-
-    It takes the first name of `castle-church.png`, `castle-church-2.png`, ... that is free, or has the same picture
-    made in the same way. Raises as `save_image`.
-    """
-    call = recipe["call"]
-    styles = call["style"] if isinstance(call["style"], list) else [call["style"]]
-    names = [call["content"], *(each["image"] if isinstance(each, Mapping) else each for each in styles)]
-    stem = "-".join(Path(str(name)).stem for name in names)[:50]  # which in any script are less than 255 bytes
+    """Saves a picture with its recipe as `castle-church.png`, or `castle-church-2.png` if that is another."""
+    names = [recipe["call"]["content"]]
+    for style in recipe["call"]["style"]:
+        names.append(style["image"] if isinstance(style, Mapping) else style)
+    stem = "-".join(Path(name).stem for name in names)[:50]  # which in any script are less than 255 bytes
     for number in itertools.count(1):
-        path = _expanded(folder) / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
+        path = Path(os.path.expanduser(folder)) / name
         if not path.exists():
             break
         with suppress(OSError, ValueError), Image.open(path) as earlier:
@@ -370,128 +323,109 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
 
 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
-    """Writes a file aside and renames it, so that it is whole or not there at all; OSError in one sentence."""
-    path = _expanded(path)
-    aside = path.with_name(f".{uuid.uuid4().hex}")
+    """Writes a file aside and renames it, so that it is whole or not there; OSError in one sentence."""
+    path = Path(os.path.expanduser(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
-            write(file)
-        return aside.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            aside = Path(folder) / path.name
+            with open(aside, "wb") as file:
+                write(file)
+            return aside.replace(path)
     except OSError as error:
         todo = "Free some space, close the program that shows it, or choose another folder or a shorter name."
         raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()  # there only where something failed
 
 
 def check_folder(folder: str | Path) -> None:
     """Raises OSError unless files can be written into a folder; makes it if need be."""
-    _write(_expanded(folder) / f".{uuid.uuid4().hex}", lambda file: None).unlink(missing_ok=True)
+    _write(Path(folder) / ".nst-empty", lambda file: None).unlink(missing_ok=True)
 
 
-def _as_picture(image: Any, name: str = "the image") -> Image.Image:
+def _as_picture(image: Any) -> Image.Image:
     """An image as Pillow's, checked; it may lack the batch axis."""
     image = np.asarray(image)
-    image = check_image(image[np.newaxis] if image.ndim == 3 else image, name)
+    image = check_image(image[np.newaxis] if image.ndim == 3 else image)
     return Image.fromarray(np.uint8(np.rint(image[0] * 255)))
 
 
-def _encoded(image: Any, width: int = 512) -> bytes:
-    """A picture as JPEG, as wide as asked for; narrower, if it would be more than four times as high."""
+def _encoded(image: Any) -> bytes:
+    """A picture as JPEG, 512 pixels wide; narrower, if it would be more than four times as high."""
     buffer = io.BytesIO()
-    ImageOps.contain(_as_picture(image), (width, 4 * width)).save(buffer, "JPEG", quality=88)
+    ImageOps.contain(_as_picture(image), (512, 2048)).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
 # --- Figures ---------------------------------------------------------------------------------
-# Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and line styles.
+# Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _LOSSES = ("content", "style", "tv", "total")
 
 
-def show_images(
-    pictures: Mapping[str, Any] | Sequence[Any], caption: str, *, columns: int | None = None, height: float = 3.2
-) -> None:
-    """Shows pictures side by side, or in a grid, as one figure, stored as JPEG to keep the notebook small.
+def show_images(pictures: Mapping | Sequence, caption: str, columns: int = 0, height: float = 3.2) -> None:
+    """Shows pictures in a row, or in so many `columns`, each row of a `height` in inches, as one JPEG.
 
-    Args:
-        pictures: By their titles, or without: RGB as for `save_image`; or `(height, width)`, drawn in shades from the
-            least to the largest value. ValueError if there are none.
-        caption: One sentence on what to see, drawn below and kept as the figure's alternative text.
-        columns: How many stand in a row; all of them by default.
-        height: The height of a row in inches.
+    They are RGB as for `save_image`, or `(height, width)` in shades; the keys of a dict are their titles. The
+    caption is the figure's alternative text, too. Raises ValueError if there are none.
     """
-    if not len(pictures):
-        raise ValueError("Expected one picture or more to show, got none.")
-    titles = list(pictures) if isinstance(pictures, Mapping) else [""] * len(pictures)
-    arrays = []
-    for picture in pictures.values() if isinstance(pictures, Mapping) else pictures:
-        shades = np.ndim(picture) == 2
-        arrays.append(np.asarray(picture if shades else _as_picture(picture, "an image to show"), np.float32))
+    _expect(len(pictures) > 0, "one picture or more to show", "none")
+    titles = [""] * len(pictures)
+    if isinstance(pictures, Mapping):
+        titles = list(pictures)
+        pictures = list(pictures.values())
+    arrays = [np.asarray(each if np.ndim(each) == 2 else _as_picture(each)) for each in pictures]
     columns = min(columns or len(arrays), len(arrays))
-    lines = math.ceil(len(arrays) / columns)
-    aspects = [max(array.shape[1] / array.shape[0] for array in arrays[column::columns]) for column in range(columns)]
-    aspects = np.clip(aspects, 0.75, 6.0)  # room for a title over a narrow picture
-    height = min(height, 14 / sum(aspects))
-    figure = Figure(figsize=(height * sum(aspects), (height + 0.3) * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, width_ratios=aspects)
+    rows = math.ceil(len(arrays) / columns)
+    aspects = [array.shape[1] / array.shape[0] for array in arrays]
+    widest = [max(aspects[column::columns]) for column in range(columns)]
+    widths = np.clip(widest, 0.75, 6)  # room for a title over a narrow picture
+    height = min(height, 14 / sum(widths))
+    figure = Figure(figsize=(height * sum(widths), (height + 0.3) * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=widths)
     font = {"fontsize": 11, "parse_math": False}
-
-    def wrapped(text, inches):
-        return "\n".join(textwrap.fill(line, max(8, int(11 * inches))) for line in text.splitlines())
-
     for axis in axes.flat:
         axis.axis("off")
-    for number, (axis, title, array) in enumerate(zip(axes.flat, titles, arrays)):
-        axis.imshow(array if array.ndim == 2 else array / 255, cmap="magma")
-        axis.set_title(wrapped(title, height * aspects[number % columns]), **font)
-    figure.supxlabel(wrapped(caption, height * sum(aspects)), style="italic", **font)
-    display(DisplayedImage(_rendered(figure, "jpeg", pil_kwargs={"quality": 76}), format="jpeg", alt=caption))
+    for axis, width, title, array in zip(axes.flat, itertools.cycle(widths), titles, arrays):
+        axis.imshow(array, cmap="magma")
+        lines = [textwrap.fill(line, max(8, int(11 * height * width))) for line in title.splitlines()]
+        axis.set_title("\n".join(lines), **font)
+    figure.supxlabel(caption, wrap=True, style="italic", **font)
+    display(_drawn(figure, "jpeg", caption, pil_kwargs={"quality": 76}))
 
 
-def plot_history(history: Mapping[str, Any], weights: Mapping[str, float], show: Callable | None = None) -> None:
-    """Plots the total loss of a history and its weighted parts, by `show` if given; ValueError if it is empty."""
-    curves = {f"{weight:g} × {name}": np.multiply(history.get(name, ()), weight) for name, weight in weights.items()}
-    curves["total"] = history.get("total", ())
-    plot = _plot(curves, "The total loss, and what each part adds to it", history.get("size", ()))
-    (show or display)(plot)
+def plot_history(history: Mapping, weights: Mapping[str, float], show: Callable | None = None) -> None:
+    """Plots the total loss of a history and its weighted parts, by `show` if given; ValueError if empty."""
+    curves = {f"{weight:g} × {name}": np.multiply(history[name], weight) for name, weight in weights.items()}
+    curves["total"] = history["total"]
+    plot_curves(curves, "The total loss, and what each part adds to it", history["size"], show)
 
 
-def plot_curves(curves: Mapping[str, Sequence[float]], title: str) -> None:
-    """Plots losses step by step, by their labels; ValueError if there are none."""
-    display(_plot(curves, title))
-
-
-def _plot(curves: Mapping[str, Sequence[float]], title: str, sizes: Sequence[float] = ()) -> DisplayedImage:
-    valid = curves and all(map(len, curves.values()))
-    _expect(valid, "curves of one step or more, by their labels", f"{dict(curves)!r:.100}")
+def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callable | None = None) -> None:
+    """Plots losses by their labels, and where the size changes; ValueError if there are none."""
+    _expect(curves and all(map(len, curves.values())), "curves of one step or more", f"{dict(curves)!r:.100}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
     for label, values in curves.items():
-        label = " " + label.replace("$", r"\$")  # _ at the beginning would hide it, $ begin a formula
         axis.plot(values, linewidth=2, label=label)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
+    across = axis.get_xaxis_transform()
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
             axis.set_ylim(bottom=max(curves["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
             axis.axvline(step, color="grey", linewidth=0.8)
-            across = axis.get_xaxis_transform()
-            axis.text(step + 0.3, 0.03, f"{size:g} pixels", transform=across, rotation=90, va="bottom", clip_on=True)
-    alt = f"{title}, against the steps: {', '.join(curves)}"
-    return DisplayedImage(_rendered(figure, "png"), format="png", alt=alt)
+            axis.text(step + 0.3, 0.03, f"{size:g} pixels", transform=across, rotation=90, clip_on=True)
+    (show or display)(_drawn(figure, "png", f"{title}, against the steps: {', '.join(curves)}"))
 
 
-def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
+def _drawn(figure: Figure, kind: str, alt: str, **options: Any) -> DisplayedImage:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=100, **options)
-    return buffer.getvalue()
+    return DisplayedImage(buffer.getvalue(), format=kind, alt=alt)
 
 
 # --- Networks --------------------------------------------------------------------------------
@@ -639,7 +573,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
-    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
+    path = VGG16_WEIGHTS if weights == "imagenet" else Path(os.path.expanduser(weights))
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
     try:
@@ -1070,7 +1004,7 @@ class Checkpoint:
             return
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
-        self.path = _expanded(path).absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()
         if self.path.is_dir():
             raise ValueError(f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}.")
         check_folder(self.path.parent)
@@ -1292,14 +1226,11 @@ class LiveView:
 
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
-def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict[str, Any]:
-    """Writes down how a picture was made, as a dict of plain values that `save_image` keeps in a PNG.
-
-    `paint(**recipe["call"])` paints it again, with an extractor built from its `network`. Of arrays it has the shape.
-    """
+def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict:
+    """Writes down in plain values how a picture was made: `paint(**recipe["call"])` paints it again."""
     network = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
-    styles = [each._asdict() if isinstance(each, Style) else each for each in styles]  # JSON would make it a list
+    styles = [each._asdict() if isinstance(each, Style) else each for each in styles]
     recipe = {
         "call": {**files, "style": styles, **dataclasses.asdict(settings)},
         "network": {name: getattr(extractor, name) for name in network},
@@ -1308,68 +1239,54 @@ def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor,
     }
 
     def plain(value):
-        if np.ndim(value):
-            return f"array {np.shape(value)}"
-        return np.asarray(value).item() if hasattr(value, "dtype") else str(value)
+        if isinstance(value, np.generic):
+            return value.item()
+        return f"array {np.shape(value)}" if np.ndim(value) else str(value)
 
     return json.loads(json.dumps(recipe, default=plain))
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Reads how a picture was made from a PNG; FileNotFoundError without it, ValueError if it carries no recipe."""
-    path = _located(path, None)
+    """Reads how a picture was made from a PNG; FileNotFoundError without it, ValueError without a recipe."""
+    path = _located(path, "")
     try:
         with Image.open(path, formats=["PNG"]) as file:
-            recipe = json.loads(file.text["nst-recipe"])
-        if [type(recipe[part]) for part in ("call", "network", "steps")] != [dict, dict, int] or recipe["steps"] < 1:
-            raise ValueError("a part is missing")
+            return json.loads(file.text["nst-recipe"])
     except Exception as error:  # of a stranger's file: too many pixels, too deep a nesting, ...
-        todo = "Programs that edit or send pictures often drop it."
-        raise ValueError(f"Expected a PNG with a recipe that is whole, got {str(path)!r}. {todo}") from error
-    return recipe
+        todo = "Take the file as it was saved: programs that edit or send pictures often drop the recipe."
+        raise ValueError(f"Expected a PNG with a recipe, got {str(path)!r}. {todo}") from error
 
 
-def save_animation(frames: Sequence[Any], path: str | Path, seconds: float = 4.0) -> Path:
-    """Writes images to an animated .webp (16 million colours) or .gif (256), which holds its end for two seconds.
-
-    All are brought to the last one's size, 288 pixels at most; of more than the 50 a second that browsers show some are
-    left out. Those before the last take `seconds` in all. Raises ValueError for no image, another ending or time.
-    """
-    check_above_0(seconds, "seconds")
-    ending = Path(path).suffix.lower()
-    valid = len(frames) > 0 and ending in (".webp", ".gif")
-    got = f"{len(frames)} frames and {Path(path).name!r}"
-    _expect(valid, "one or more frames and a file name ending in .webp or .gif", got)
-    number = min(len(frames) - 1, int(50 * seconds))  # without the last
-    chosen = [*np.linspace(0, len(frames) - 2, number).round().astype(int), -1]
-    ends = np.linspace(0, 100 * seconds, number + 1).round()  # in hundredths of a second, as GIF counts
-    times = [*np.diff(10 * ends).astype(int).tolist(), 2000]
-    pictures = [_as_picture(frames[index], "a frame") for index in chosen]
+def save_animation(frames: Sequence[Any], path: str | Path) -> Path:
+    """Writes an animated .webp of six seconds, two of them its last image; ValueError for another ending."""
+    valid = len(frames) > 0 and Path(path).suffix.lower() == ".webp"
+    _expect(valid, "frames and a file name ending in .webp", f"{len(frames)} frames and {str(path)!r}")
+    pictures = [_as_picture(frame) for frame in frames]
     pictures[-1].thumbnail((288, 288))
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
-    options = {"append_images": others, "duration": times, "loop": 0, "quality": 60}  # GIF has no quality
-    return _write(path, lambda file: first.save(file, ending[1:], save_all=True, **options))
+    each = max(20, 4000 // max(1, len(others)))  # milliseconds; browsers slow down shorter ones
+    options = {"append_images": others, "duration": [each] * len(others) + [2000], "loop": 0, "quality": 60}
+    return _write(path, lambda file: first.save(file, save_all=True, **options))
 
 
 def show_animation(path: str | Path, caption: str) -> None:
-    """Shows an animated file in the notebook, and keeps a copy of it there."""
+    """Shows an animation in the notebook, and keeps a copy of it there."""
     data = base64.b64encode(Path(path).read_bytes()).decode()
     text = html.escape(caption)
-    source = f"data:image/{Path(path).suffix[1:].lower()};base64,{data}"
-    picture = f'<img src="{source}" alt="{text}"><figcaption><i>{text}</i></figcaption>'
-    display(HTML(f'<figure style="margin: 0">{picture}</figure>'))
+    picture = f'<img src="data:image/webp;base64,{data}" alt="{text}">'
+    display(HTML(f'<figure style="margin: 0">{picture}<figcaption><i>{text}</i></figcaption></figure>'))
 
 
 # --- The panel -------------------------------------------------------------------------------
 _panel = threading.Event()  # halts the run of the one that was shown last
 
 
-def show_panel(paint: Callable[..., Any], settings: Settings, extractor: FeatureExtractor, size: int = 256) -> None:
-    """Shows a panel that calls `paint`, and begins with the other three; where nobody watches, says how to go on."""
+def show_panel(paint: Callable, settings: Settings, extractor: FeatureExtractor) -> None:
+    """Shows a panel that calls `paint`, with these settings at first; where nobody watches, prints a call."""
     global _panel
     if not is_live():
-        code = 'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)'
-        print(f"In JupyterLab, Notebook 7 and VS Code, this cell shows a panel to paint with. Without it: {code}")
+        panel = "In JupyterLab, Notebook 7 and VS Code, this cell shows a panel to paint with. Without it:"
+        print(panel, 'image, history, recipe = paint("mont_saint_michel.jpg", "great_wave.jpg", size=256)')
         return
     import ipywidgets as widgets  # takes a while, and is needed here only
 
@@ -1378,7 +1295,7 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     knobs = {}
     for kind in ("content", "style"):
         knobs[kind] = widgets.Dropdown(options=[path.name for path in find_images(IMAGES / kind)])
-    knobs["size"] = widgets.Dropdown(options=sorted({96, 128, 256, 384, 512, 768, 1024, 2048, size}), value=size)
+    knobs["size"] = widgets.Dropdown(options=[96, 128, 256, 384, 512, 768, 1024, 2048], value=256)
     for name, weight in settings.weights.items():
         knobs[f"{name}_weight"] = widgets.BoundedFloatText(weight, min=0, max=1e6, step=0.1)
     for name, knob in knobs.items():
@@ -1387,32 +1304,27 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         knob.layout.width = "420px"
     run = widgets.Button(description="Run", icon="play")
     stop = widgets.Button(description="Stop", icon="stop")
-    widgets.dlink((run, "disabled"), (stop, "disabled"), lambda running: not running)
     save = widgets.Button(description="Save", icon="save", disabled=True)
     picture = widgets.Image(format="jpeg", width=512, value=_encoded(np.ones((1, 2, 3, 3))))  # white at first
-    bar = widgets.FloatProgress(max=1, layout={"width": "512px"})
     says = widgets.HTML("Choose, and press Run.", layout={"width": "512px"})
-    call = widgets.HTML()
-    made = None
+    made = ()
 
-    def work(how):
-        """Paints; runs in a thread, so that the buttons answer meanwhile."""
+    def work():  # in a thread, so that the buttons answer meanwhile
         nonlocal made
+        how = dataclasses.asdict(settings) | {name: knob.value for name, knob in knobs.items()}
         try:
             image, history, recipe = paint(**how, extractor=extractor, callback=watch, quiet=True)
-            made = image, recipe
+            made = (image, recipe)
             picture.value = _encoded(image)
-            ended = f"{'Stopped' if halt.is_set() else 'Done'} after {len(history['total'])} steps"
-            says.value = f"{ended} and {duration(history['seconds'][-1])}; total loss {history['total'][-1]:.4g}."
+            steps = f"{len(history['total'])} steps and {duration(history['seconds'][-1])}"
+            says.value = f"Stopped after {steps}." if halt.is_set() else f"Done after {steps}."
+            save.disabled = False
         except Exception as error:  # would be lost in a thread
             says.value = html.escape(f"{type(error).__name__}: {error}")
         run.disabled = False
-        save.disabled = made is None
 
     def watch(now):
-        """Shows a step, and stops the run if the button was pressed."""
-        bar.value = now.done
-        picture.value = _encoded(now.image, min(512, now.size[0]))
+        picture.value = _encoded(now.image)
         says.value = str(now)
         return not halt.is_set()
 
@@ -1422,10 +1334,7 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
         run.disabled = True
         halt.clear()
         says.value = "Preparing ..."
-        how = {name: knob.value for name, knob in knobs.items()}
-        told = ", ".join(f"{name}={value!r}" for name, value in how.items())
-        call.value = f"<code>image, history, recipe = paint({html.escape(told)})</code>"
-        threading.Thread(target=work, args=[dataclasses.asdict(settings) | how], daemon=True).start()
+        threading.Thread(target=work, daemon=True).start()
 
     def on_save(_):
         try:
@@ -1437,5 +1346,5 @@ def show_panel(paint: Callable[..., Any], settings: Settings, extractor: Feature
     stop.on_click(lambda _: halt.set())
     save.on_click(on_save)
     left = widgets.VBox([*knobs.values(), widgets.HBox([run, stop, save])])
-    right = widgets.VBox([picture, bar, says], layout={"min_width": "540px"})
-    display(widgets.VBox([widgets.HBox([left, right]), call]).add_class("nst-panel"))
+    right = widgets.VBox([picture, says], layout={"min_width": "540px"})
+    display(widgets.HBox([left, right]).add_class("nst-panel"))

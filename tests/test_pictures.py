@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import unicodedata
 
 import numpy as np
 import pytest
@@ -79,7 +78,6 @@ WHITE = [255, 255, 255]
         (np.uint8([[[255, 0, 0, 255], [0, 0, 0, 128]]]), "a.png", {}, [[255, 0, 0], [127] * 3]),
         (np.uint8([[[100, 255], [100, 0]]]), "a.png", {}, [[100] * 3, WHITE]),
         (np.uint8([[[1, 2, 3], [4, 5, 6]]]), "a.png", {"transparency": (1, 2, 3)}, [WHITE, [4, 5, 6]]),
-        (np.uint16([[25700, 65278]]), "a.png", {"transparency": 25700}, [WHITE, [254] * 3]),
         (PALETTE, "a.png", {}, [[10, 20, 30], [200, 100, 50]]),
         (PALETTE, "a.png", {"transparency": 1}, [[10, 20, 30], WHITE]),
         (CMYK, "a.tif", {}, [WHITE, [255, 0, 0]]),
@@ -87,11 +85,7 @@ WHITE = [255, 255, 255]
         (np.uint8([[0, 99]]), "a.png", {}, [0, 99]),
         (np.array([[False, True]]), "a.png", {}, [0, 255]),
         (np.uint16([[0, 257 * 100, 65535, 255]]), "a.png", {}, [0, 100, 255, 1]),
-        (np.uint16([[0, 2048, 4095]]), "a.tif", {}, [0, 128, 255]),  # 12 bits
-        (np.float32([[0, 0.2, 1]]), "a.tif", {}, [0, 51, 255]),
-        (np.float32([[0, 0.2, 1]]) * 255, "a.tif", {}, [0, 51, 255]),
-        (np.float32([[0, 0.2, 1]]) * 65535, "a.tif", {}, [0, 51, 255]),
-        (np.float32([[0.2, 3, -1, np.nan, np.inf]]), "a.tif", {}, [51, 255, 0, 0, 0]),
+        (np.uint16([[0, 257 * 100, 65535, 255]]), "a.tif", {}, [0, 100, 255, 1]),
     ],
 )
 def test_modes_and_numbers_of_bits(save, picture, name, options, expected):
@@ -143,8 +137,9 @@ def test_what_is_no_picture_is_refused(save, tmp_path, random, monkeypatch):
     cut.write_bytes(cut.read_bytes()[:1000])
     program = save(noise, "program.eps")
     (tmp_path / "text.jpg").write_text("no picture")
-    for path in (cut, program, tmp_path / "text.jpg"):
-        with pytest.raises(ValueError, match=rf"Expected a picture .*{path.name}.*HEIC .* `pip install pillow-heif`"):
+    decimal = save(np.float32([[0, 1]]), "decimal.tif")
+    for path in (cut, program, tmp_path / "text.jpg", decimal):
+        with pytest.raises(ValueError, match=rf"Expected a picture .*{path.name}.*HEIC, `pip install pillow-heif`"):
             nst.load_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match="exceeds limit"):
@@ -168,11 +163,8 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_image, [np.zeros((4, 4)), "a.png"], r"shape \(1, height, width, 3\), got \(4, 4\)"),
         (nst.save_image, [IMAGE[:, :0], "a.png"], r"got \(1, 0, 4, 3\)"),
         (nst.save_image, [IMAGE, "a.xbm"], r"ending in \.png, .*got 'a\.xbm'"),
-        (nst.save_image, [np.zeros((1, 1, 16384, 3)), "a.webp"], r"at most 16383 .*got 16384 x 1"),
-        (nst.save_image, [np.zeros((1, 65501, 1, 3)), "a.jpg"], "got 1 x 65501. Save it as .png"),
-        (nst.save_animation, [[], "a.gif"], r"ending in \.webp or \.gif"),
-        (nst.save_animation, [[IMAGE], "a.png"], r"ending in \.webp or \.gif"),
-        (nst.save_animation, [[IMAGE], "a.gif", -1], "seconds.*above 0, got -1"),
+        (nst.save_animation, [[], "a.webp"], r"ending in \.webp, got 0 frames"),
+        (nst.save_animation, [[IMAGE], "a.gif"], r"ending in \.webp, got 1 frames and 'a.gif'"),
         (nst.show_images, [[], ""], "one picture or more to show, got none"),
         (nst.show_images, [[np.uint8(IMAGE + 255)], ""], "range 0 to 1, got 255"),
         (nst.plot_history, [HISTORY, {"style": 1.0}], "Expected curves of one step or more"),
@@ -189,28 +181,22 @@ def test_wrong_arguments_are_refused(tmp_path, monkeypatch, call, arguments, mes
 
 def test_a_missing_file_names_those_there_are(save, tmp_path):
     save(Image.new("RGB", (2, 2)), "castle.png")
-    with pytest.raises(FileNotFoundError, match=r"castel\.png.*holds: castle\.png\."):
+    with pytest.raises(FileNotFoundError, match=r"castel\.png.*Choose from: castle\.png\."):
         nst.load_image(tmp_path / "castel.png")
     with pytest.raises(FileNotFoundError, match="There is no folder.*nowhere"):
         nst.load_image(tmp_path / "nowhere" / "castle.png")
-    with pytest.raises(FileNotFoundError, match="(?s)'nothing.jpg'.*brandenburg_gate.jpg.*great_wave.jpg"):
+    with pytest.raises(FileNotFoundError, match="nothing.jpg'. Choose from: .*brandenburg_gate.jpg.*great_wave.jpg"):
         nst.load_image("nothing.jpg")
 
 
 def test_find_images_lists_what_is_read(tmp_path):
     hidden = ["._castle.jpg", ".a.png"]
-    for name in ["b.png", "A.JPG", "c.webp", "d.HEIC", *hidden, "a.md", "a.eps", "a.mpg", "a.h5", "a.fits", "a.nef"]:
+    for name in ["b.png", "A.JPG", "c.webp", *hidden, "a.md", "a.eps", "a.mpg", "a.h5", "a.fits", "a.nef"]:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in nst.find_images(tmp_path)] == ["A.JPG", "b.png", "c.webp", "d.HEIC"]
+    assert [path.name for path in nst.find_images(tmp_path)] == ["A.JPG", "b.png", "c.webp"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         nst.find_images(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("there, asked", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_name_with_an_accent_is_found_however_it_is_written(save, tmp_path, there, asked):
-    save(Image.new("RGB", (2, 2)), unicodedata.normalize(there, "caf\u00e9.png"))
-    assert nst.load_image(tmp_path / unicodedata.normalize(asked, "caf\u00e9.png")).shape == (1, 2, 2, 3)
 
 
 def test_the_home_folder(picture, tmp_path, monkeypatch):
@@ -225,7 +211,7 @@ def test_a_bare_name_is_looked_for_here_and_then_in_the_folders(monkeypatch, tmp
     for number, kind in enumerate(("content", "masks", "style")):
         (tmp_path / "images" / kind).mkdir(parents=True)
         Image.new("RGB", (4, 4), (100 + number,) * 3).save(tmp_path / "images" / kind / "a [1].png")
-    found = [colours("a [1].png", kind=kind)[0, 0, 0] for kind in (None, "content", "masks", "style")]
+    found = [colours("a [1].png", kind=kind)[0, 0, 0] for kind in ("", "content", "masks", "style")]
     assert found == [100, 100, 101, 102]
     photograph = np.zeros((1, 4, 4, 3), np.float32)
     assert nst.load_mask("a [1].png", photograph).max() == pytest.approx(101 / 255)
@@ -261,17 +247,14 @@ HALVES = np.repeat([[0, 1]], 30, axis=1).repeat(40, axis=0)
 LAYER = Image.fromarray(np.uint8(255 * np.stack([np.ones_like(HALVES), HALVES], axis=2)))  # white, half transparent
 
 
-@pytest.mark.parametrize(
-    "mask", [LAYER, LAYER.convert("RGBA"), *(HALVES.astype(kind) for kind in (bool, np.uint8, np.uint16))]
-)
-def test_a_mask_of_0_and_1_and_one_on_a_transparent_layer(save, mask):
+@pytest.mark.parametrize("mask", [LAYER, LAYER.convert("RGBA"), HALVES.astype(bool)])
+def test_a_mask_of_one_bit_and_one_on_a_transparent_layer(save, mask):
     np.testing.assert_array_equal(nst.load_mask(save(mask, "mask.png"), PHOTOGRAPH)[0, :, :, 0], HALVES)
 
 
-@pytest.mark.parametrize("kind, values", [(np.uint8, [0, 1, 2, 5]), (np.uint16, [0, 5]), (np.uint8, [0, 9, 255])])
+@pytest.mark.parametrize("kind, values", [(np.uint8, [0, 1]), (np.uint8, [0, 1, 2, 5]), (np.uint16, [0, 5])])
 def test_class_numbers_are_no_mask(save, values, kind):
-    names = ", ".join(map(str, values))
-    with pytest.raises(ValueError, match=rf"white \(255\) counts and black \(0\) does not, got the values {names} in"):
+    with pytest.raises(ValueError, match=r"white \(255\) counts .*, got nothing above \d in 'mask.png'"):
         nst.load_mask(save(np.resize(np.array(values, kind), (40, 60)), "mask.png"), PHOTOGRAPH)
 
 
@@ -314,7 +297,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path, picture, monkeypat
 
 
 def result_of(content="a/IMG_1.jpg", style="b/wave.png", steps=4, **changes):
-    call = {"content": content, "style": style, **changes}
+    call = {"content": content, "style": style if isinstance(style, list) else [style], **changes}
     return {"call": call, "network": {"model": "vgg16"}, "steps": steps, "software": {}}
 
 
@@ -379,9 +362,9 @@ def test_plots_of_losses_are_pngs_with_alternative_text(shown):
     history = {name: [3.0, 2.0, 1.0] for name in ("total", "content", "style", "tv")} | {"size": [32, 32, 64]}
     nst.plot_history(history, weights)
     nst.plot_history(HISTORY | {"style": [1.0], "content": [0.0]}, weights)  # one step, and nothing above 0 to draw
-    nst.plot_curves({"Adam": [3.0, 2.0], "a$x^$b": [4.0]}, "The total loss")
+    nst.plot_curves({"Adam": [3.0, 2.0], "a": [4.0]}, "The total loss")
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
-    assert "against the steps" in shown[0].alt and "Adam, a$x^$b" in shown[2].alt
+    assert "against the steps" in shown[0].alt and "Adam, a" in shown[2].alt
 
 
 def durations(path):
@@ -391,12 +374,11 @@ def durations(path):
     return [frame.info["duration"] for frame in frames]
 
 
-@pytest.mark.parametrize("ending", ["webp", "gif"])
-def test_an_animation_lasts_as_long_as_asked_and_holds_its_end(tmp_path, ending):
+def test_an_animation_takes_four_seconds_and_holds_its_end(tmp_path):
     sizes, greys = ((8, 12), (16, 24), (16, 24)), (0.1, 0.5, 0.9)
     frames = [np.full((1, *size, 3), grey, np.float32) for size, grey in zip(sizes, greys)]
-    path = nst.save_animation(frames, tmp_path / "new" / f"a.{ending}", seconds=3)
-    assert durations(path) == [1500, 1500, 2000]
+    path = nst.save_animation(frames, tmp_path / "new" / "a.webp")
+    assert durations(path) == [2000, 2000, 2000]
     with Image.open(path) as file:
         assert (file.size, file.info["loop"]) == ((24, 16), 0)
         for number, grey in enumerate(greys):
@@ -404,21 +386,15 @@ def test_an_animation_lasts_as_long_as_asked_and_holds_its_end(tmp_path, ending)
             np.testing.assert_allclose(np.asarray(file.convert("RGB")), 255 * grey, atol=4)
 
 
-@pytest.mark.parametrize("ending", ["webp", "gif"])
-@pytest.mark.parametrize("seconds", [1, 6])
-def test_many_frames_take_no_longer_and_none_is_too_short(tmp_path, random, ending, seconds):
-    frames = [0.3 * random.uniform(size=(1, 8, 8, 3)) + n / 300 for n in range(211)]  # lighter and lighter
-    path = nst.save_animation(frames, tmp_path / f"a.{ending}", seconds)
-    *found, last = durations(path)
-    assert sum(found) == 1000 * seconds and min(found) >= 20 and max(found) <= 30 and last == 2000
-    with Image.open(path) as file:
-        greys = [np.asarray(frame.convert("L")).mean() / 255 for frame in ImageSequence.Iterator(file)]
-    np.testing.assert_allclose(greys, np.linspace(greys[0], greys[-1], len(greys)), atol=0.05)
+def test_no_frame_is_too_short_and_one_is_enough(tmp_path, random):
+    frames = list(random.uniform(size=(302, 8, 8, 3)))
+    assert durations(nst.save_animation(frames, tmp_path / "a.webp")) == [20] * 301 + [2000]
+    assert nst.load_image(nst.save_animation(frames[:1], tmp_path / "b.webp")).shape == (1, 8, 8, 3)
 
 
 def test_an_animation_is_shown_with_its_data_and_its_caption_escaped(tmp_path, shown):
-    path = nst.save_animation([np.zeros((1, 8, 8, 3))] * 2, tmp_path / "a.gif")
+    path = nst.save_animation([np.zeros((1, 8, 8, 3))] * 2, tmp_path / "a.webp")
     nst.show_animation(path, 'From "a" to <b>')
     text = shown[0].data
     assert text.count("From &quot;a&quot; to &lt;b&gt;") == 2 and "<b>" not in text
-    assert base64.b64decode(re.search('data:image/gif;base64,([^"]*)"', text)[1]) == path.read_bytes()
+    assert base64.b64decode(re.search('data:image/webp;base64,([^"]*)"', text)[1]) == path.read_bytes()
