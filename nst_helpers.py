@@ -101,9 +101,8 @@ class Settings:
         check_weights(self.style_layers, "style_layers")
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
-        rate = self.learning_rate
-        check_above_0(rate, "learning_rate")
-        _expect(rate <= 1, "learning_rate at 1 at most", rate, "0.01 to 0.1 are usual.")
+        check_above_0(self.learning_rate, "learning_rate")
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate)
         share = self.photograph_share
         valid = isinstance(share, Real) and 0 <= share <= 1
         _expect(valid, "photograph_share between 0 (neighbours only) and 1 (photograph only)", repr(share))
@@ -158,8 +157,7 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
 
 def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
-    kind = Integral if whole else Real
-    valid = isinstance(number, kind) and not isinstance(number, bool) and 0 < number < math.inf
+    valid = isinstance(number, Integral if whole else Real) and 0 < number < math.inf
     wanted = "a whole number of at least 1" if whole else "a finite number above 0"
     _expect(valid, f"{name} to be {wanted}", repr(number))
 
@@ -489,9 +487,8 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-_NETWORKS = keras.applications
-# By the names that `MODEL` takes. All of them want BGR from 0 to 255, less a mean.
-MODELS = {"vgg16": _NETWORKS.VGG16, "vgg19": _NETWORKS.VGG19, "resnet50": _NETWORKS.ResNet50}
+_KERAS = keras.applications
+MODELS = {"vgg16": _KERAS.VGG16, "vgg19": _KERAS.VGG19, "resnet50": _KERAS.ResNet50}  # as `MODEL` names them
 
 
 def describe_device() -> str:
@@ -515,8 +512,8 @@ def _convolution_seconds(precision: str) -> float:
     """Times a convolution of the middle of VGG; infinity where that fails."""
     try:
         x = tf.ones((1, 64, 64, 128), precision)
-        kernel = tf.ones((3, 3, 128, 128), precision)
-        return min(timeit.repeat(lambda: tf.nn.conv2d(x, kernel, 1, "SAME").numpy(), number=1, repeat=8))
+        w = tf.ones((3, 3, 128, 128), precision)
+        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, w, 1, "SAME")[0, 0, 0, 0]), number=1))
     except tf.errors.OpError as error:  # a device without this operation, or a broken one
         print(f"A convolution in {precision} failed on {describe_device()}: {error.message[:200]}")
         print("To compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
@@ -526,9 +523,8 @@ def _convolution_seconds(precision: str) -> float:
 class FeatureExtractor:
     """A trained network, frozen, that turns an image into feature maps, with average in place of max pooling.
 
-    `model` is a key of `MODELS`; `style_layers` are layers with their weights; None stands for what suits the
-    network. `weights` is "imagenet" (VGG16 stands in, and says so, if they cannot be loaded), a file's path,
-    or None: random, always the same. Raises ValueError for what is unknown or does not fit.
+    `style_layers` are layers with their weights; None: what suits the network. `weights` is "imagenet"
+    (if they cannot be loaded, VGG16 stands in, and says so), a path, or None: random, always the same.
     """
 
     def __init__(
@@ -546,9 +542,6 @@ class FeatureExtractor:
         self.smooth = resnet if smooth is None else smooth  # a map F becomes asinh F: if large, its logarithm
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
-        names = [layer.name for layer in backbone.layers[1:]]
-        for name in self.layers:
-            check_name(name, names, "layer", f" of {self.model}")
         self.compiled: dict[str, Any] = {}  # the notebook's compiled functions, which go with the network
 
         def copied(layer):
@@ -559,25 +552,23 @@ class FeatureExtractor:
 
         whole = keras.models.clone_model(backbone, clone_function=copied)
         whole.set_weights(backbone.get_weights())
-        outputs = {name: whole.get_layer(name).output for name in self.layers}
+        outputs = {name: whole.get_layer(name).output for name in self.layers}  # Keras refuses unknown names
         self.network = keras.Model(whole.input, outputs)
         self.network.trainable = False
         layers = self.network.layers
         everything = keras.Model(self.network.input, [layer.output for layer in layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
-        size = 2 if self.precision == "bfloat16" else 4
-        self.bytes_per_pixel = size * sum(map(math.prod, shapes)) / 512**2
+        self.bytes_per_pixel = tf.as_dtype(self.precision).size * sum(map(math.prod, shapes)) / 512**2
         # The pixels, down and across, that a position stands for; rounded, for ResNet50 pads some maps.
-        strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}
-        self.strides = {name: strides[name] for name in self.layers}
-        self.stride = max(strides.values())
-        # The halo has to be seen around a tile: a 3 x 3 convolution looks one position of the map before it
-        # further, to either side. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
+        self.strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}
+        self.stride = max(self.strides.values())
+        # What has to be seen around a tile: a 3 x 3 convolution looks one position further to either side, in
+        # the map before it. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
         beyond = 0
         for layer in layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
-                beyond += (side - 1) // 2 * strides[layer.name] // layer.strides[0]
+                beyond += (side - 1) // 2 * self.strides[layer.name] // layer.strides[0]
         self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 40
 
     def __call__(self, image: Any) -> dict[str, tf.Tensor]:
@@ -585,11 +576,8 @@ class FeatureExtractor:
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone returns a tf.Variable as it is
         if not tf.is_symbolic_tensor(image):  # a compiled function does not know the pixels yet
             check_image(image)
-            _, height, width, _ = image.shape
-            wanted = f"an image of at least {self.stride} x {self.stride} pixels"
-            todo = "Take a larger or less narrow one, or shallower layers."
-            _expect(min(height, width) >= self.stride, wanted, f"{height} x {width}", todo)
-        features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
+            _expect(min(image.shape[1:3]) >= self.stride, f"at least {self.stride} pixels a side", image.shape)
+        features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))  # all three's
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
         return features
@@ -648,12 +636,9 @@ class Style(NamedTuple):
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
     """Makes styles of a picture, its file's name, a `Style`, a dict with its fields, or a list of these.
 
-    A file is brought to the longest side of `content_image` times the style's scale. With `from_files` images
-    must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
+    Raises ValueError if anything is not as `Style` says, or no file although `from_files`; FileNotFoundError.
     """
     given = style if type(style) in (list, tuple) else [style]  # a Style is a tuple, too
-    fields = ", ".join(Style._fields[1:])
-    _expect(len(given) > 0, "one style or more", "an empty list", "Name a painting.")
     size = max(content_image.shape[1:3])
     found = []
     for number, each in enumerate(given, 1):
@@ -661,7 +646,7 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
         if not isinstance(each, Style):
             each = each if isinstance(each, Mapping) else {"image": each}
             valid = {"image"} <= set(each) <= set(Style._fields)
-            _expect(valid, f"{name} as a file's name, or as a dict with 'image' and any of {fields}", each)
+            _expect(valid, f"{name} as a file's name, or a dict of {', '.join(Style._fields)}", each)
             each = Style(**each)
         image, weight, mask, scale, image_mask = each
         check_above_0(scale, f"the scale of {name}")
@@ -716,15 +701,6 @@ def regions(styles: Sequence[Style]) -> list[Region]:
     return found
 
 
-def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted: the masks' sum, softened by 4 pixels; None if all of all."""
-    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
-    if np.min(covered) > 0.99:
-        return None
-    once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
-    return tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()
-
-
 def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: int) -> Callable:
     """Turns a function from an image to losses and gradient into one that holds `plain` beyond `reach`."""
     if reach is None:
@@ -742,8 +718,7 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: 
 def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
     """Gives an image the mean m' and the covariance C' of another's colours, each where its mask counts.
 
-    From m and C: `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897). No
-    colour is spread more than fourfold: that would be the noise in an image that is nearly grey.
+    x becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897).
     """
 
     def statistics(pixels, weights=None):
@@ -756,7 +731,8 @@ def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = N
     mean, root = statistics(image, image_mask)
     wanted_mean, wanted_root = statistics(target, mask)
     left, spread, right = np.linalg.svd(wanted_root @ np.linalg.inv(root))
-    matched = (image - mean) @ (left * np.minimum(spread, 4) @ right).T + wanted_mean
+    spread = np.minimum(spread, 4)  # more would be for the noise in an image that is nearly grey
+    matched = (image - mean) @ (left * spread @ right).T + wanted_mean
     return np.float32(np.clip(matched, 0, 1))
 
 
@@ -771,7 +747,7 @@ class Palette(NamedTuple):
     content: np.ndarray
     start: np.ndarray
     styles: list[Style]
-    reach: np.ndarray | None  # where, see `reach`
+    reach: np.ndarray | None  # how much of each pixel is painted; None: all of all
     finish: Callable[[Any], np.ndarray]  # what to do with what was painted
 
 
@@ -782,17 +758,20 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     start = photograph if start is None else check_image(start, "start")
     _check_proportions(*start.shape[1:3], *content.shape[1:3], "start")
     styles = as_styles(style, photograph)
-    where = reach(styles)
-    if where is not None and not quiet:
-        print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays as it is.")
+    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
+    where = None
+    if np.min(covered) < 0.99:
+        once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
+        where = tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()  # with edges softened by 4 pixels
+        if not quiet:
+            print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays as it is.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
-        styles = [each._replace(image=grey(each.image)) for each in styles]
+        styles = [s._replace(image=grey(s.image)) for s in styles]
     if settings.colours != "painting":
-        images = [match_colours(each.image, content, each.mask, each.image_mask) for each in styles]
-        styles = [style._replace(image=image) for style, image in zip(styles, images)]
-    all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
+        styles = [s._replace(image=match_colours(s.image, content, s.mask, s.image_mask)) for s in styles]
+    all_grey = all(np.ptp(s.image, axis=3).mean() < 1 / 255 for s in styles)
 
     def finish(image):
         plain = resized(photograph, image.shape[1:3])
@@ -811,10 +790,8 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
 # --- Frames and tiles ------------------------------------------------------------------------
 def memory_of(extractor: FeatureExtractor, palette: Palette, tile: int | None = None) -> float:
     """Estimates the bytes that a run needs: for a step at full size, or a look at the largest painting."""
-    sizes = [math.prod(palette.content.shape[1:3])]
-    for style in palette.styles:
-        sizes.append(style.scale**2 * math.prod(style.image.shape[1:3]))
-    pixels = max(sizes)
+    paintings = [style.scale**2 * math.prod(style.image.shape[1:3]) for style in palette.styles]
+    pixels = max(math.prod(palette.content.shape[1:3]), *paintings)
     seen = min(pixels, (tile + 2 * extractor.halo) ** 2) if tile else pixels
     whole = 500 if tile else 300  # the optimiser's pictures; in tiles also the search's hypercolumns
     return (1.5 * extractor.bytes_per_pixel + 1400) * seen + whole * pixels  # 1400: hypercolumns and gradient
@@ -829,14 +806,11 @@ def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: 
 
 
 def framed(image: Any, stride: int) -> tf.Tensor:
-    """A picture or mask with mirrored margins, each side a multiple of `stride`.
-
-    Near its border a feature map sees the zeros that convolutions put around a picture, and pooling leaves
-    out rows that fill no position. In the margins, which are cut off again, that does no harm.
-    """
+    """A picture or mask with mirrored margins of at least 8 pixels, each side a multiple of `stride`."""
+    # Near a border maps see zeros, and pooling leaves out rows: no harm in margins, which are cut off again.
     pads = [(0, 0)]
     for side in image.shape[1:3]:
-        more = math.ceil((side + 16) / stride) * stride - side  # 8 pixels at least, on each side
+        more = math.ceil((side + 16) / stride) * stride - side
         pads.append((more // 2, more - more // 2))
     return tf.constant(np.pad(image, [*pads, (0, 0)], "symmetric"))
 
@@ -850,8 +824,8 @@ def unframed(image: Any, plain: Any) -> tf.Tensor:
 class Tile(NamedTuple):
     """A part of a framed picture, as slices of rows and columns: what it sees, and what is its own."""
 
-    seen: tuple[slice, slice]
-    kept: tuple[slice, slice]
+    seen: Sequence[slice]
+    kept: Sequence[slice]
 
     def of(self, whole: Any, stride: int = 1) -> Any:
         """What the tile sees of a picture, or of a map with a position for each `stride` pixels."""
@@ -868,28 +842,26 @@ class Tile(NamedTuple):
 
 
 class Views:
-    """A picture through a network: it is framed, cut into tiles, and yields each with its feature maps.
+    """A picture, framed, and cut into tiles of some `tile_size` pixels; yields each with its feature maps.
 
-    Tiles have some `tile_size` pixels a side, and see the extractor's halo beyond. Without a size there is
-    one, of which the maps are kept; else they are computed anew, which saves memory.
+    Tiles see the extractor's halo beyond. Of a single one the maps are kept; of several, to save memory, not.
     """
 
     def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None = None):
         self.image = framed(image, extractor.stride)
         self.extractor = extractor
+        self.tiles: list[Tile] = []
         self._kept: dict[str, tf.Tensor] = {}
+        lengths = self.image.shape[1:3]
+        size = math.ceil((tile_size or max(lengths)) / extractor.stride) * extractor.stride
         sides = []
-        for length in self.image.shape[1:3]:
-            number = math.ceil(length / (tile_size or length))
-            edges = extractor.stride * np.linspace(0, length / extractor.stride, number + 1).round().astype(int)
-            parts = []
-            for start, end in itertools.pairwise(edges.tolist()):
-                seen = slice(max(0, start - extractor.halo), min(length, end + extractor.halo))
-                parts.append((seen, slice(start, end)))
-            sides.append(parts)
-        self.tiles = []
-        for (rows, own_rows), (columns, own_columns) in itertools.product(*sides):
-            self.tiles.append(Tile((rows, columns), (own_rows, own_columns)))
+        for length in lengths:
+            sides.append([slice(start, min(start + size, length)) for start in range(0, length, size)])
+        for kept in itertools.product(*sides):
+            seen = []
+            for own, length in zip(kept, lengths):
+                seen.append(slice(max(0, own.start - extractor.halo), min(own.stop + extractor.halo, length)))
+            self.tiles.append(Tile(seen, kept))
 
     def __iter__(self) -> Iterator[tuple[Tile, dict[str, tf.Tensor]]]:
         for tile in self.tiles:
@@ -918,10 +890,7 @@ class Views:
         return found
 
     def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> tf.Tensor | None:
-        """How much each position of a layer's map counts in a tile, 1 in sum over all tiles; None: all alike.
-
-        Raises ValueError if the mask covers less than a position.
-        """
+        """How much each position of a layer's map counts in a tile, 1 in sum over all; None: all alike."""
         if mask is None and len(self.tiles) == 1:
             return None
         stride = self.extractor.strides[layer]
@@ -937,20 +906,12 @@ class Views:
         if len(self.tiles) == 1:
             return [None]
         guides = [tile.own(stride) for tile in self.tiles]
-        square = 0.0
-        for guide, target in zip(guides, targets):
-            square += float(tf.reduce_sum(guide * tf.cast(target, tf.float32) ** 2))
-        return [tf.constant(guide / square) for guide in guides]
+        squares = [np.sum(own * np.float32(target) ** 2) for own, target in zip(guides, targets)]
+        return [tf.constant(own / np.sum(squares)) for own in guides]
 
 
-def evaluate_in_tiles(
-    measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]
-) -> Callable:
-    """Returns the function from an image to its losses and their gradient, which looks at a tile at a time.
-
-    Forward over all tiles, whose measures add up; then, with the slopes of the total loss by each measure,
-    forward and back over all: the chain rule, and exact.
-    """
+def evaluate_in_tiles(measure: Any, losses_of: Any, goal: Any, tiles: Sequence[Tile], parts: Any) -> Callable:
+    """Returns the function from an image to its losses and their gradient, which sees a tile at a time."""
 
     def gradient_of_tile(image, goal, part, slopes):
         with tf.GradientTape() as tape:
@@ -968,7 +929,7 @@ def evaluate_in_tiles(
             tape.watch([image, measures])
             losses = losses_of(image, measures, goal)
         gradient, slopes = tape.gradient(losses["total"], [image, measures], unconnected_gradients="zero")
-        gradient = gradient.numpy()  # so far that of the total variation
+        gradient = gradient.numpy()  # so far that of the total variation; each tile adds its own
         for tile, part in zip(tiles, parts):
             tile.of(gradient)[:] += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
         return losses, tf.constant(gradient)
@@ -977,15 +938,13 @@ def evaluate_in_tiles(
 
 
 def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, names: Any = None) -> Callable:
-    """Returns a function compiled for such arguments, anew if a function beside it, or in `names`, changed.
-
-    Pictures, maps and tables may be of any size: for one size it would be compiled with other roundings.
-    """
+    """Returns a function compiled for such arguments, anew if a function beside it or in `names` changed."""
 
     def spec(value):
+        """A tensor's shape, of any height, width or number of rows: for one size roundings would differ."""
         if not tf.is_tensor(value):
             return value
-        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())  # dimensions of any length
+        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
     names = names or function.__globals__
@@ -1009,17 +968,14 @@ def is_live() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Writes a time as people do: 4.2 s, 42 s, 0:03:10."""
-    if seconds < 59.5:
-        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
-    return str(datetime.timedelta(seconds=round(seconds)))
+    """Writes a time as people do: 4.2 s, or 0:03:10."""
+    return f"{seconds:.1f} s" if seconds < 59.5 else str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Checkpoint:
-    """A file (npz) that keeps a run's picture and history, to go on from if it is stopped; no path, no file.
+    """A file (npz) that keeps a run's picture and history, to go on from; without a path, nothing is kept.
 
-    `made_of` is what the picture depends on: arrays, and what has a plain `repr`. Raises ValueError if the
-    file is no checkpoint or another run's; OSError if nothing can be written there.
+    `made_of` is what they depend on. Raises ValueError for another run's file, OSError if it cannot be made.
     """
 
     def __init__(self, path: str | Path | None, made_of: Any):
@@ -1046,9 +1002,8 @@ class Checkpoint:
             if about["key"] != self._key:
                 raise ValueError("that is of other pictures, settings or network")
         except Exception as error:  # what is raised depends on where it is damaged
-            got = f"{str(self.path)!r} ({error})"
             todo = "Name another file; or, if you do not need it any more, delete it to begin anew."
-            raise ValueError(f"Expected a checkpoint of this run, got {got}. {todo}") from error
+            raise ValueError(f"Expected this run's checkpoint, got {self.path} ({error}). {todo}") from error
 
     def write(self, picture: Any, history: Mapping[str, Any]) -> None:
         """Keeps a run as it stands; says so if that fails."""
@@ -1078,9 +1033,8 @@ class Step(NamedTuple):
 class Run:
     """A run's book: its history, its clock, those who watch it, and whether it goes on.
 
-    In its context (`with run:`) an interrupt of the kernel is only taken note of: raised at once, it could
-    hit TensorFlow in the middle of its own book-keeping, which then stays wrong. `plan` has each size's scale
-    and steps; `callback` is told of each `Step`, and stops the run if it returns False.
+    In its context an interrupt is only noted: raised at once, it might damage TensorFlow's own book-keeping.
+    `plan` has each size's scale and steps; `callback` is told of each `Step`, and stops the run with False.
     """
 
     def __init__(
@@ -1108,8 +1062,7 @@ class Run:
         self._written = time.perf_counter()  # to the checkpoint
         self._began = self._written - max(before["seconds"], default=0.0)
         if done:
-            name = self._checkpoint.path.name
-            self._say(f"Going on from {name!r}, after {done} of {self._ends[-1]} steps.")
+            self._say(f"Resumed from {self._checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
 
     def _say(self, text: str) -> None:
         if not self._quiet:
@@ -1131,17 +1084,13 @@ class Run:
             return
         if self._interrupted and self._quiet and not self._observers:
             raise KeyboardInterrupt  # it is meant for the loop around the run
-        path = self._checkpoint.path
-        took = duration(time.perf_counter() - self._began)
+        took = f"{duration(time.perf_counter() - self._began)} and {len(self.history['total'])} steps"
         if self.stopped:
-            number = len(self.history["total"])
-            self._say(f"Stopped after {took} and {number} steps: here is the best picture so far.")
-            if path:
-                self._say(f"The same call goes on with the run, from {path.name!r}.")
-        else:
-            self._say(f"Took {took}.")
-            if path:
-                path.unlink(missing_ok=True)
+            self._say(f"Stopped after {took}: here is the best picture so far.")
+            return
+        self._say(f"Took {took}.")
+        if self._checkpoint.path:
+            self._checkpoint.path.unlink(missing_ok=True)
 
     def _done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
@@ -1163,27 +1112,23 @@ class Run:
         built = time.perf_counter() - start
         each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
         seconds = 0.0
-        sizes = []
+        plan = ""
         for scale, steps in self._plan:
             times = (scale / tried) ** 2
             if self._tile and scale * longest > self._tile:
                 times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice, and halo
             seconds += times * ((steps + 1) * each + built)
-            sizes.append(f"{steps} steps at {round(scale * width)} x {round(scale * height)}")
-        needed = duration(seconds * (1 - self._done()))
+            plan += f"{steps} steps at {round(scale * width)} x {round(scale * height)}, "
+        took = duration(seconds * (1 - self._done()))
         memory = psutil.Process().memory_info().rss + memory_of(self._extractor, self._palette, self._tile)
-        plan = f"{', '.join(sizes)}, on {describe_device()}"
-        print(f"Expected: {needed} and {memory / 1e9:.1f} GB of memory ({plan}).")
+        print(f"Expected: {took} and {memory / 1e9:.1f} GB of memory ({plan}on {describe_device()}).")
         self._began += time.perf_counter() - began  # the trial does not count
 
     def resume(self, image: Any, number: int) -> tuple[Any, int]:
-        """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it.
-
-        The checkpoint's own size is done anew, from its picture: L-BFGS needs some steps to find its way.
-        """
+        """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it."""
         kept = self._checkpoint.picture
         if kept is not None and kept.shape == tuple(image.shape):
-            image = tf.constant(kept)
+            image = tf.constant(kept)  # all steps from here: L-BFGS needs some to find its way again
         over = self.stopped or number < self._finished
         return image, 0 if over else self._plan[number][1]
 
@@ -1195,8 +1140,7 @@ class Run:
         if not math.isfinite(total):
             todo = "Lower the weights, or set PRECISION to float32; or has your own loss an infinite slope?"
             _expect(step > 1, "a finite total loss", f"{total:g} at step 1", todo)
-            broken = f"The total loss is {total:g} at step {step}"
-            print(f"{broken}, so the run stops with the best picture before. {todo}")
+            print(f"Total loss {total:g} at step {step}: the run stops with the best picture before. {todo}")
             self.stopped = True
             return False
         height, width = image.shape[1:3]
