@@ -576,7 +576,7 @@ class FeatureExtractor:
         image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone returns a tf.Variable as it is
         if not tf.is_symbolic_tensor(image):  # a compiled function does not know the pixels yet
             check_image(image)
-            _expect(min(image.shape[1:3]) >= self.stride, f"at least {self.stride} pixels a side", image.shape)
+            _expect(min(image.shape[1:3]) >= self.stride, f"sides of at least {self.stride}", image.shape)
         features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))  # all three's
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}

@@ -64,9 +64,7 @@ def test_every_size_is_reported_and_the_time_at_the_end(capsys):
     assert last.startswith("Took 0.")
 
 
-@pytest.mark.parametrize(
-    "seconds, text", [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "0:01:00"), (3790, "1:03:10")]
-)
+@pytest.mark.parametrize("seconds, text", [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "0:01:00"), (3790, "1:03:10")])
 def test_durations_are_written_as_people_do(seconds, text):
     assert nst.duration(seconds) == text
 
