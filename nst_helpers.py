@@ -77,7 +77,7 @@ class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
     content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
-    style_weight: float = 20.0  # the same for the style loss
+    style_weight: float = 15.0  # the same for the style loss
     tv_weight: float = 2.0  # the same for the total variation
     photograph_share: float = 0.1  # of the content loss; the rest goes to the painting's neighbours
     steps: int = 8  # at full size (smaller sizes get more)
@@ -87,31 +87,31 @@ class Settings:
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(default_factory=_VGG.copy)  # those of style, each with its weight
+    style_layers: Mapping[str, float] = field(default_factory=_VGG.copy)  # those of style, with their weights
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
         check_weights({f"{name}_weight": weight for name, weight in self.weights.items()})
+        check_weights(self.style_layers, "style_layers")
         check_above_0(self.steps, "steps", whole=True)
         check_above_0(self.coarsest, "coarsest", whole=True)
         check_above_0(self.learning_rate, "learning_rate")
-        _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate, "0.01 to 0.1 are usual.")
+        _expect(self.learning_rate <= 1, "learning_rate at 1 at most", self.learning_rate)
         share = self.photograph_share
         valid = isinstance(share, Real) and 0 <= share <= 1
-        _expect(valid, "photograph_share between 0 (neighbours only) and 1 (the photograph only)", repr(share))
+        _expect(valid, "photograph_share between 0 (neighbours only) and 1 (photograph only)", repr(share))
         tile = self.tile_size
         valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
         _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', repr(tile))
         check_name(self.colours, COLOURINGS, "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
-        check_weights(self.style_layers, "style_layers")
 
     replace = dataclasses.replace  # the same settings but for some changes, checked
 
     @property
     def weights(self) -> dict[str, float]:
         """The three loss weights by the losses' names."""
-        return {name: getattr(self, f"{name}_weight") for name in ("content", "style", "tv")}
+        return {"content": self.content_weight, "style": self.style_weight, "tv": self.tv_weight}
 
 
 def _expect(valid: bool, wanted: str, got: Any, todo: str = "") -> None:
@@ -121,27 +121,23 @@ def _expect(valid: bool, wanted: str, got: Any, todo: str = "") -> None:
 
 
 def check_image(image: Any, name: str = "the image") -> np.ndarray:
-    """Returns an image as a float32 array; raises ValueError unless it is `(1, height, width, 3)` in [0, 1]."""
-    shape = tuple(np.shape(image))
-    valid = len(shape) == 4 and shape[0] in (1, None) and shape[3] in (3, None) and 0 not in shape
+    """Returns an image in float32; raises ValueError unless it is `(1, height, width, 3)`, in [0, 1]."""
+    image = np.asarray(image)
+    valid = image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3 and image.size > 0
     todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
-    _expect(valid, f"{name} in the shape (1, height, width, 3)", shape, todo)
-    if tf.is_symbolic_tensor(image):  # in a compiled function, which does not know the pixels yet
-        return image
-    array = np.asarray(image)
-    _expect(array.dtype.kind in "biuf", f"{name} to hold numbers", array.dtype)
-    array = array.astype(np.float32, copy=False)
-    todo = "Divide one of 0 to 255 by 255, or np.clip it; NaN comes from a division by 0 or too large a loss weight."
-    valid = array.min() >= 0 and array.max() <= 1  # nor NaN
-    _expect(valid, f"{name} in the range 0 to 1", f"{array.min():g} to {array.max():g}", todo)
-    return array
+    _expect(valid, f"{name} in the shape (1, height, width, 3)", image.shape, todo)
+    _expect(image.dtype.kind in "biuf", f"{name} to hold numbers", image.dtype)
+    image = image.astype(np.float32, copy=False)
+    valid = image.min() >= 0 and image.max() <= 1  # nor NaN
+    todo = "Divide one of 0 to 255 by 255, or np.clip it; NaN comes from a division by 0 or a large weight."
+    _expect(valid, f"{name} in the range 0 to 1", f"{image.min():g} to {image.max():g}", todo)
+    return image
 
 
 def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None:
     """Raises ValueError, with the valid names, unless a name is one of them."""
     if name not in list(valid):
-        ending = "es" if what.endswith("s") else "s"
-        raise ValueError(f"Unknown {what} {name!r}. Valid {what}{ending}{of}: {', '.join(valid)}.")
+        raise ValueError(f"Unknown {what} {name!r}{of}. Valid: {', '.join(valid)}.")
 
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
@@ -155,21 +151,15 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
 
 def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
-    valid = isinstance(number, Integral if whole else Real) and not isinstance(number, bool) and 0 < number < math.inf
+    valid = isinstance(number, Integral if whole else Real) and 0 < number < math.inf
     wanted = "a whole number of at least 1" if whole else "a finite number above 0"
     _expect(valid, f"{name} to be {wanted}", repr(number))
 
 
 def _check_proportions(rows: int, columns: int, height: int, width: int, name: str) -> None:
     fits = abs(rows * width - columns * height) <= rows + columns + height + width  # but for rounding
-    todo = "Crop it, or save it at the photograph's own size."
-    _expect(fits, f"{name} in the picture's proportions, {width} x {height} pixels", f"{columns} x {rows}", todo)
-
-
-def random_numbers(seed: int) -> np.random.Generator:
-    """NumPy's generator of random numbers, the same for the same seed; ValueError unless that is 0, 1, 2, ..."""
-    _expect(isinstance(seed, Integral) and seed >= 0, "SEED to be a whole number of at least 0", repr(seed))
-    return np.random.default_rng(seed)
+    wanted = f"{name} in the picture's proportions, {width} x {height} pixels"
+    _expect(fits, wanted, f"{columns} x {rows}", "Crop it, or save it at the photograph's own size.")
 
 
 # --- Pictures in files -----------------------------------------------------------------------
@@ -431,8 +421,8 @@ def _drawn(figure: Figure, kind: str, alt: str, **options: Any) -> DisplayedImag
 # --- Networks --------------------------------------------------------------------------------
 PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-# By the names that `MODEL` takes. All of them want BGR from 0 to 255, less a mean.
-MODELS = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19, "resnet50": keras.applications.ResNet50}
+_KERAS = keras.applications
+MODELS = {"vgg16": _KERAS.VGG16, "vgg19": _KERAS.VGG19, "resnet50": _KERAS.ResNet50}  # as `MODEL` names them
 
 
 def describe_device() -> str:
@@ -443,11 +433,12 @@ def describe_device() -> str:
 
 
 def choose_precision(wanted: str = "auto") -> str:
-    """Returns the number format wanted; for "auto" bfloat16, of half the bits, if convolutions are faster in it."""
+    """Returns the number format wanted; for "auto" bfloat16, if convolutions are faster in it, or float32."""
     check_name(wanted, ("auto", *PRECISIONS), "precision")
-    if wanted == "auto":
-        wanted = "bfloat16" if _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32") else "float32"
-    return wanted
+    if wanted != "auto":
+        return wanted
+    faster = _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32")
+    return "bfloat16" if faster else "float32"
 
 
 @functools.cache  # so that running a cell again gives the same answer
@@ -455,92 +446,75 @@ def _convolution_seconds(precision: str) -> float:
     """Times a convolution of the middle of VGG; infinity where that fails."""
     try:
         x = tf.ones((1, 64, 64, 128), precision)
-        kernel = tf.ones((3, 3, 128, 128), precision)
-        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0, 0]), number=1, repeat=8))
+        w = tf.ones((3, 3, 128, 128), precision)
+        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, w, 1, "SAME")[0, 0, 0, 0]), number=1))
     except tf.errors.OpError as error:  # a device without this operation, or a broken one
-        failed = f"A convolution in {precision} failed on {describe_device()} ({error.message.splitlines()[0][:200]})"
-        print(f"{failed}; to compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
+        print(f"A convolution in {precision} failed on {describe_device()}: {error.message[:200]}")
+        print("To compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
         return math.inf
 
 
 class FeatureExtractor:
-    """A trained network, frozen, that turns an image into feature maps; each max pooling becomes an average pooling.
+    """A trained network, frozen, that turns an image into feature maps, with average in place of max pooling.
 
-    VGG: arXiv 1409.1556. ResNet50: arXiv 1512.03385. Average pooling: Gatys, Ecker & Bethge, arXiv 1508.06576.
-    `model` is a key of `MODELS`, `style_layers` has each layer's weight; None stands for what suits the network.
-    `weights` is "imagenet"; a file's path (without the dense layers, `include_top=False`); or None: random, always the
-    same. Where ImageNet's can be neither found nor downloaded, a sentence says so, and VGG16 stands in. Raises
-    FileNotFoundError without the file; ValueError if it does not fit, a name is unknown or a layer's weight not valid.
+    `style_layers` are layers with their weights; None: what suits the network. `weights` is "imagenet"
+    (if they cannot be loaded, VGG16 stands in, and says so), a path, or None: random, always the same.
     """
 
     def __init__(
-        self, model: str = "vgg19", *, content_layer: str | None = None, style_layers: Mapping | None = None,
+        self, model: str = "vgg19", *, content_layer: str | None = None, style_layers: Any = None,
         weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
     ):  # fmt: skip
         check_name(model, MODELS, "model")
         self.asked = (model, precision)
         self.weights = weights
         self.precision = choose_precision(precision)
-        backbone, self.model = _load_backbone(model, weights)  # where a fallback stepped in, what is really used
-        resnet = self.model == "resnet50"  # whose maps F have to be smoothed: about F if small, its logarithm if large
+        backbone, self.model = _load_backbone(model, weights)  # what is really used, if VGG16 stands in
+        resnet = self.model == "resnet50"
         self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
         self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
-        self.smooth = resnet if smooth is None else smooth
+        self.smooth = resnet if smooth is None else smooth  # a map F becomes asinh F: if large, its logarithm
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
-        names = [layer.name for layer in backbone.layers[1:] if not isinstance(layer, keras.layers.ZeroPadding2D)]
-        for name in self.layers:
-            check_name(name, names, "layer", f" of {self.model}")
-        self.compiled: dict[Any, Callable] = {}  # the notebook's compiled functions, which go when the network goes
+        self.compiled: dict[str, Any] = {}  # the notebook's compiled functions, which go with the network
 
         def copied(layer):
-            """The same layer without its weights, in the precision asked for; of a max pooling an average pooling."""
-            kind = keras.layers.AveragePooling2D if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+            """The same layer in the precision asked for; of a max pooling an average pooling."""
+            pooling = isinstance(layer, keras.layers.MaxPooling2D)
+            kind = keras.layers.AveragePooling2D if pooling else type(layer)
             return kind.from_config({**layer.get_config(), "dtype": self.precision})
 
         whole = keras.models.clone_model(backbone, clone_function=copied)
         whole.set_weights(backbone.get_weights())
-        self.network = keras.Model(whole.input, {name: whole.get_layer(name).output for name in self.layers})
+        outputs = {name: whole.get_layer(name).output for name in self.layers}  # Keras refuses unknown names
+        self.network = keras.Model(whole.input, outputs)
         self.network.trainable = False
-        everything = keras.Model(self.network.input, [layer.output for layer in self.network.layers])
+        layers = self.network.layers
+        everything = keras.Model(self.network.input, [layer.output for layer in layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
-        self.bytes_per_pixel = sum(map(math.prod, shapes)) / 512**2 * (2 if self.precision == "bfloat16" else 4)
+        self.bytes_per_pixel = tf.as_dtype(self.precision).size * sum(map(math.prod, shapes)) / 512**2
         # The pixels, down and across, that a position stands for; rounded, for ResNet50 pads some maps.
-        strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(self.network.layers, shapes)}
-        self.strides = {name: strides[name] for name in self.layers}
-        self.stride = max(strides.values())
-        # The halo is what has to be seen around a tile: a 3 x 3 convolution looks one position of the map before it
-        # further, to either side. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
+        self.strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}
+        self.stride = max(self.strides.values())
+        # What has to be seen around a tile: a 3 x 3 convolution looks one position further to either side, in
+        # the map before it. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
         beyond = 0
-        for layer in self.network.layers:
+        for layer in layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
-                beyond += (side - 1) // 2 * strides[layer.name] // layer.strides[0]
+                beyond += (side - 1) // 2 * self.strides[layer.name] // layer.strides[0]
         self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 40
 
     def __call__(self, image: Any) -> dict[str, tf.Tensor]:
-        """Returns an RGB image's feature maps by layer, each `(1, height, width, channels)`, of the type `precision`.
-
-        Raises ValueError unless the image is `(1, height, width, 3)`, in [0, 1], and of at least `stride` pixels a
-        side; a compiled function checks the shape only.
-        """
-        image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone would return a tf.Variable as it is
-        check_image(image)
-        _, height, width, _ = image.shape  # None where a compiled function does not know them yet
-        fits = min(height or self.stride, width or self.stride) >= self.stride
-        wanted = f"an image of at least {self.stride} x {self.stride} pixels"
-        _expect(fits, wanted, f"{height} x {width}", "Take a larger or less narrow one, or shallower layers.")
-        features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))
+        """Returns an image's feature maps by layer, `(1, height, width, channels)`, or raises ValueError."""
+        image = tf.cast(tf.convert_to_tensor(image), tf.float32)  # cast alone returns a tf.Variable as it is
+        if not tf.is_symbolic_tensor(image):  # a compiled function does not know the pixels yet
+            check_image(image)
+            _expect(min(image.shape[1:3]) >= self.stride, f"sides of at least {self.stride}", image.shape)
+        features = self.network(keras.applications.vgg16.preprocess_input(image * 255.0))  # all three's
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
         return features
-
-    def memory(self, size: Sequence[float], tile: int | None = None) -> float:
-        """Estimates the bytes that a step needs at a height and width: for maps and the optimiser's pictures."""
-        pixels = math.prod(size)
-        seen = min(pixels, (tile + 2 * self.halo) ** 2) if tile else pixels
-        whole = 500 if tile else 300  # a pixel: the optimiser's pictures; in tiles the search's hypercolumns count, too
-        return (1.5 * self.bytes_per_pixel + 1400) * seen + whole * pixels  # 1400: hypercolumns and their gradient
 
     def check_layers(self, settings: Settings) -> None:
         """Raises ValueError if the settings name a layer that this extractor does not return."""
@@ -550,7 +524,8 @@ class FeatureExtractor:
     def __repr__(self) -> str:
         weights = "random" if self.weights is None else Path(self.weights).name
         kind = f"{self.precision}, smoothed activations" if self.smooth else self.precision
-        return f"{self.model.upper()}, {weights} weights, {kind}, cut off after {self.network.layers[-1].name}"
+        last = self.network.layers[-1].name
+        return f"{self.model.upper()}, {weights} weights, {kind}, cut off after {last}"
 
 
 def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model, str]:
@@ -563,27 +538,22 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         socket.setdefaulttimeout(20)  # seconds; Keras sets none, and a dead line would hang
         try:
             return MODELS[model](include_top=False, weights="imagenet"), model
-        except Exception as error:  # Keras raises a bare Exception where a download fails
-            failed = f"{model.upper()}'s ImageNet weights could not be loaded ({type(error).__name__}: {error})"
-            address = "https://storage.googleapis.com/tensorflow/keras-applications/"
-            address += f"{model.removesuffix('50')}/{model}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        except Exception as error:  # Keras raises a bare Exception where a download fails, with the address
             folder = f"{os.environ.get('KERAS_HOME', '~/.keras')}/models"
-            todo = f"Go online and run this again, or put {address} into {folder}."
-            print(f"{failed}, so VGG16 from weights/ stands in. {todo}")
+            print(f"{model.upper()}'s ImageNet weights could not be loaded, so VGG16 stands in. {error!r}.")
+            print(f"Go online and run this again, or put the file into {folder}.")
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
     path = VGG16_WEIGHTS if weights == "imagenet" else Path(os.path.expanduser(weights))
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file {str(path)!r}. Correct the path, or git checkout weights.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
             return MODELS[model](include_top=False, weights=str(path)), model
     except Exception as error:
         wanted = f"a weights file of {model} without its dense layers (include_top=False), as Keras saves it"
-        todo = "It may be damaged: git checkout weights restores VGG16's."
-        raise ValueError(f"Expected {wanted}; {str(path)!r} does not fit. {todo}") from error
+        todo = "Correct the path; if the file is damaged, git checkout weights restores VGG16's."
+        raise ValueError(f"Expected {wanted}; {str(path)!r} is missing or does not fit. {todo}") from error
 
 
 # --- Styles, regions, colours ----------------------------------------------------------------
@@ -598,51 +568,45 @@ class Style(NamedTuple):
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
-    """Turns what may be passed as a style into a list of styles with arrays as images and masks, and checks it.
+    """Makes styles of a picture, its file's name, a `Style`, a dict with its fields, or a list of these.
 
-    That is an image, or the path or name of its file; a `Style`, or a dict with its fields; or a list of these. A file
-    is brought to the longest side of `content_image` times the style's scale; an array is scaled as it is. With
-    `from_files` images must be files. Raises FileNotFoundError, or ValueError if anything is not as `Style` says.
+    Raises ValueError if anything is not as `Style` says, or no file although `from_files`; FileNotFoundError.
     """
-    many = isinstance(style, (list, tuple)) and not isinstance(style, Style)
-    _expect(not many or style, "one style or more", "an empty list", "Name a painting.")
-    wanted = f"a style as a file's name, or as a dict with 'image' and any of {', '.join(Style._fields[1:])}"
-    styles = {}
-    for number, each in enumerate(style if many else [style], 1):
-        if not isinstance(each, Style):
-            fields = each if isinstance(each, Mapping) else {"image": each}
-            _expect({"image"} <= set(fields) <= set(Style._fields), wanted, each)
-            each = Style(**fields)
-        styles[f"style {number}" if many else "style_image"] = each
-    check_weights({name: each.weight for name, each in styles.items()}, "the styles' weights")
+    given = style if type(style) in (list, tuple) else [style]  # a Style is a tuple, too
     size = max(content_image.shape[1:3])
     found = []
-    for name, (image, weight, mask, scale, image_mask) in styles.items():
+    for number, each in enumerate(given, 1):
+        name = f"style {number}"
+        if not isinstance(each, Style):
+            each = each if isinstance(each, Mapping) else {"image": each}
+            valid = {"image"} <= set(each) <= set(Style._fields)
+            _expect(valid, f"{name} as a file's name, or a dict of {', '.join(Style._fields)}", each)
+            each = Style(**each)
+        image, weight, mask, scale, image_mask = each
         check_above_0(scale, f"the scale of {name}")
+        _expect(scale <= 8, f"the scale of {name} at 8 at most", scale)
         if from_files or isinstance(image, (str, os.PathLike)):
-            image = load_image(image, round(size * min(8, max(1, scale))), "style")
+            image = load_image(image, round(size * max(1, scale)), "style")
             scale *= size / max(image.shape[1:3])  # the rest of it
         image = check_image(image, name)
-        times = scale * max(image.shape[1:3]) / size
-        _expect(times < 8.001, f"the scale of {name} to make it 8 times the picture at most", f"{times:.3g}")
         mask = _checked_mask(mask, content_image, f"the mask of {name}")
         image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
-        if weight > 0:
-            found.append(Style(image, weight, mask, scale, image_mask))
-    return found
+        found.append(Style(image, weight, mask, scale, image_mask))
+    check_weights({f"style {n}": each.weight for n, each in enumerate(found, 1)}, "the styles' weights")
+    return [each for each in found if each.weight > 0]
 
 
-def _checked_mask(mask: Any, image: Any, what: str) -> np.ndarray | None:
+def _checked_mask(mask: Any, image: Any, name: str) -> np.ndarray | None:
     """Returns the mask of an image, from a file or an array, as `load_mask` does; of None, None."""
     if mask is None:
         return None
     mask = load_mask(mask, image) if isinstance(mask, (str, os.PathLike)) else np.asarray(mask)
     size = tuple(image.shape[1:3])
     valid = mask.shape in (size, (1, *size, 1)) and mask.dtype.kind in "biuf"
-    wanted = f"{what} as numbers of shape (height, width) or (1, height, width, 1), in the picture's size {size}"
+    wanted = f"{name} as numbers of shape (height, width) or (1, height, width, 1), here {size}"
     _expect(valid, wanted, f"{mask.dtype} of shape {mask.shape}", "load_mask(path, image) returns that.")
     valid = mask.min() >= 0 and 0 < mask.max() <= 1
-    wanted = f"{what} in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
+    wanted = f"{name} in the range 0 (does not count) to 1 (counts), and not only 0 (black)"
     _expect(valid, wanted, f"{mask.min():g} to {mask.max():g}", "Divide a mask of 0 to 255 by 255.")
     return mask.astype(np.float32).reshape(1, *size, 1)
 
@@ -656,8 +620,8 @@ class Region(NamedTuple):
 
 
 def regions(styles: Sequence[Style]) -> list[Region]:
-    """Groups styles into regions, those of the same mask into one (after Gatys and others, arXiv 1611.07865)."""
-    groups: dict[bytes | None, list[Style]] = {}
+    """Groups styles into regions, those of the same mask into one (Gatys and others, arXiv 1611.07865)."""
+    groups: dict[Any, list[Style]] = {}
     for style in styles:
         groups.setdefault(None if style.mask is None else style.mask.tobytes(), []).append(style)
     masks = [group[0].mask for group in groups.values()]
@@ -671,17 +635,8 @@ def regions(styles: Sequence[Style]) -> list[Region]:
     return found
 
 
-def reach(styles: Sequence[Style]) -> np.ndarray | None:
-    """How much of each pixel is painted: the masks' sum, its edges softened by up to 4 pixels; None if all of all."""
-    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
-    if np.min(covered) > 0.99:
-        return None
-    once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
-    return tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()
-
-
 def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: int) -> Callable:
-    """Turns a function from a framed image to losses and gradient into one that sees `plain` outside of `reach`."""
+    """Turns a function from an image to losses and gradient into one that holds `plain` beyond `reach`."""
     if reach is None:
         return evaluate
     reach = framed(tf.image.resize(reach, plain.shape[1:3], "area"), stride)
@@ -695,11 +650,9 @@ def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: 
 
 
 def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
-    """Gives an image the mean and the covariance of another's colours; RGB in [0, 1], shape `(1, height, width, 3)`.
+    """Gives an image the mean m' and the covariance C' of another's colours, each where its mask counts.
 
-    With x its pixels, m and C their mean and covariance, m' and C' the target's (each where its mask counts), x
-    becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897); but no colour is
-    spread more than fourfold, for the noise in an image that is nearly grey.
+    x becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897).
     """
 
     def statistics(pixels, weights=None):
@@ -712,7 +665,9 @@ def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = N
     mean, root = statistics(image, image_mask)
     wanted_mean, wanted_root = statistics(target, mask)
     left, spread, right = np.linalg.svd(wanted_root @ np.linalg.inv(root))
-    return np.float32(np.clip((image - mean) @ (left * np.minimum(spread, 4) @ right).T + wanted_mean, 0, 1))
+    spread = np.minimum(spread, 4)  # more would be for the noise in an image that is nearly grey
+    matched = (image - mean) @ (left * spread @ right).T + wanted_mean
+    return np.float32(np.clip(matched, 0, 1))
 
 
 def grey(image: Any) -> np.ndarray:
@@ -726,36 +681,31 @@ class Palette(NamedTuple):
     content: np.ndarray
     start: np.ndarray
     styles: list[Style]
-    reach: np.ndarray | None  # where, see `reach`
+    reach: np.ndarray | None  # how much of each pixel is painted; None: all of all
     finish: Callable[[Any], np.ndarray]  # what to do with what was painted
 
 
 def prepared(content_image: Any, start: Any, style: Any, settings: Settings, quiet: bool = False) -> Palette:
-    """Checks what is to be painted (ValueError), and prepares its colours; where all paintings are grey, in grey.
-
-    Unless `quiet`, says how much no mask covers, which is put back as it was, and which paintings have too few pixels.
-    """
+    """Checks what is to be painted (ValueError), and prepares its colours; grey paintings paint in grey."""
     photograph = check_image(content_image, "content_image")
     content = photograph
     start = photograph if start is None else check_image(start, "start")
     _check_proportions(*start.shape[1:3], *content.shape[1:3], "start")
     styles = as_styles(style, photograph)
-    where = reach(styles)
-    if where is not None and not quiet:
-        print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays exactly as it is.")
-    for each in styles:
-        _, rows, columns, _ = each.image.shape
-        if not quiet and (each.scale > 1.5 or max(rows, columns) < max(content.shape[1:3]) / 2):
-            few = f"A painting has only {columns} x {rows} pixels, at scale {each.scale:.2g}"
-            print(f"{few}: its strokes will be small or soft. Take a larger file, or another scale.")
+    covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
+    where = None
+    if np.min(covered) < 0.99:
+        once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
+        where = tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()  # with edges softened by 4 pixels
+        if not quiet:
+            print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays as it is.")
     if settings.colours == "luminance":
         content = grey(content)
         start = grey(start)
-        styles = [each._replace(image=grey(each.image)) for each in styles]
+        styles = [s._replace(image=grey(s.image)) for s in styles]
     if settings.colours != "painting":
-        images = [match_colours(each.image, content, each.mask, each.image_mask) for each in styles]
-        styles = [style._replace(image=image) for style, image in zip(styles, images)]
-    all_grey = all(np.ptp(style.image, axis=3).mean() < 1 / 255 for style in styles)
+        styles = [s._replace(image=match_colours(s.image, content, s.mask, s.image_mask)) for s in styles]
+    all_grey = all(np.ptp(s.image, axis=3).mean() < 1 / 255 for s in styles)
 
     def finish(image):
         plain = resized(photograph, image.shape[1:3])
@@ -773,11 +723,12 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
 
 # --- Frames and tiles ------------------------------------------------------------------------
 def memory_of(extractor: FeatureExtractor, palette: Palette, tile: int | None = None) -> float:
-    """Estimates the bytes that a run needs: for a step at full size, or for a look at the largest painting."""
-    needed = [extractor.memory(palette.content.shape[1:3], tile)]
-    for style in palette.styles:
-        needed.append(extractor.memory([style.scale * side for side in style.image.shape[1:3]], tile))
-    return max(needed)
+    """Estimates the bytes that a run needs: for a step at full size, or a look at the largest painting."""
+    paintings = [style.scale**2 * math.prod(style.image.shape[1:3]) for style in palette.styles]
+    pixels = max(math.prod(palette.content.shape[1:3]), *paintings)
+    seen = min(pixels, (tile + 2 * extractor.halo) ** 2) if tile else pixels
+    whole = 500 if tile else 300  # the optimiser's pictures; in tiles also the search's hypercolumns
+    return (1.5 * extractor.bytes_per_pixel + 1400) * seen + whole * pixels  # 1400: hypercolumns and gradient
 
 
 def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: Palette) -> int | None:
@@ -789,14 +740,11 @@ def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: 
 
 
 def framed(image: Any, stride: int) -> tf.Tensor:
-    """A picture or mask with mirrored margins, each side a multiple of `stride`.
-
-    Near its border a feature map sees the zeros that convolutions put around a picture, and pooling leaves out rows
-    that fill no position. In the margins, which are cut off again, that does no harm.
-    """
+    """A picture or mask with mirrored margins of at least 8 pixels, each side a multiple of `stride`."""
+    # Near a border maps see zeros, and pooling leaves out rows: no harm in margins, which are cut off again.
     pads = [(0, 0)]
     for side in image.shape[1:3]:
-        more = math.ceil((side + 16) / stride) * stride - side  # 8 pixels at least, on each side
+        more = math.ceil((side + 16) / stride) * stride - side
         pads.append((more // 2, more - more // 2))
     return tf.constant(np.pad(image, [*pads, (0, 0)], "symmetric"))
 
@@ -804,16 +752,14 @@ def framed(image: Any, stride: int) -> tf.Tensor:
 def unframed(image: Any, plain: Any) -> tf.Tensor:
     """A framed picture without its margins, of the height and width of the plain one."""
     height, width = plain.shape[1:3]
-    top = (image.shape[1] - height) // 2
-    left = (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]
+    return tf.image.resize_with_crop_or_pad(image, height, width)
 
 
 class Tile(NamedTuple):
-    """A part of a framed picture, as slices of rows and columns in pixels: what it sees, and what is its own."""
+    """A part of a framed picture, as slices of rows and columns: what it sees, and what is its own."""
 
-    seen: tuple[slice, slice]
-    kept: tuple[slice, slice]
+    seen: Sequence[slice]
+    kept: Sequence[slice]
 
     def of(self, whole: Any, stride: int = 1) -> Any:
         """What the tile sees of a picture, or of a map with a position for each `stride` pixels."""
@@ -830,28 +776,26 @@ class Tile(NamedTuple):
 
 
 class Views:
-    """A picture through a network: it is framed, cut into tiles, and yields each with its feature maps.
+    """A picture, framed, and cut into tiles of some `tile_size` pixels; yields each with its feature maps.
 
-    Tiles have some `tile_size` pixels a side, and each sees as far beyond as the deepest layer does (the extractor's
-    halo). Without a size there is one, of which the maps are kept; else they are computed anew, which saves memory.
+    Tiles see the extractor's halo beyond. Of a single one the maps are kept; of several, to save memory, not.
     """
 
     def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None = None):
         self.image = framed(image, extractor.stride)
         self.extractor = extractor
+        self.tiles: list[Tile] = []
         self._kept: dict[str, tf.Tensor] = {}
+        lengths = self.image.shape[1:3]
+        size = math.ceil((tile_size or max(lengths)) / extractor.stride) * extractor.stride
         sides = []
-        for length in self.image.shape[1:3]:
-            number = math.ceil(length / (tile_size or length))
-            edges = [round(length * n / number / extractor.stride) * extractor.stride for n in range(number + 1)]
-            parts = []
-            for start, end in zip(edges, edges[1:]):
-                seen = slice(max(0, start - extractor.halo), min(length, end + extractor.halo))
-                parts.append((seen, slice(start, end)))
-            sides.append(parts)
-        self.tiles = [
-            Tile((down, across), (own, own_across)) for down, own in sides[0] for across, own_across in sides[1]
-        ]
+        for length in lengths:
+            sides.append([slice(start, min(start + size, length)) for start in range(0, length, size)])
+        for kept in itertools.product(*sides):
+            seen = []
+            for own, length in zip(kept, lengths):
+                seen.append(slice(max(0, own.start - extractor.halo), min(own.stop + extractor.halo, length)))
+            self.tiles.append(Tile(seen, kept))
 
     def __iter__(self) -> Iterator[tuple[Tile, dict[str, tf.Tensor]]]:
         for tile in self.tiles:
@@ -861,67 +805,47 @@ class Views:
             yield tile, features
 
     def covered(self, mask: np.ndarray | None, stride: int) -> np.ndarray:
-        """A mask's mean at each position of a map, `(1, height, width, 1)`; None stands for one that is all white."""
+        """A mask's mean at each position of a map, `(1, height, width, 1)`; None stands for one all white."""
         shape = [side // stride for side in self.image.shape[1:3]]
         if mask is None:
             return np.ones((1, *shape, 1), np.float32)
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
     def whole(self, function: Callable, stride: int) -> np.ndarray:
-        """A map of the whole picture, with a position for each `stride` pixels, from a function of feature maps.
-
-        A NumPy array: taking part of one does not copy all of it, which counts where pictures are large.
-        """
+        """A map of the whole picture, a position every `stride` pixels, from a function of feature maps."""
         height, width = (side // stride for side in self.image.shape[1:3])
         found = None
         for tile, features in self:
             seen = function(features).numpy()
             if found is None:
-                found = np.empty((1, height, width, seen.shape[-1]), seen.dtype)
+                found = np.empty((1, height, width, seen.shape[-1]), seen.dtype)  # parts of it are no copies
             own = tile.own(stride)[..., 0] > 0
             tile.of(found, stride)[own] = seen[own]
         return found
 
     def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> tf.Tensor | None:
-        """How much each position of a layer's map counts in a tile: the mask's mean, over all of the picture 1 in sum.
-
-        Without mask and tiles it is None. Raises ValueError if the mask covers less than a position.
-        """
+        """How much each position of a layer's map counts in a tile, 1 in sum over all; None: all alike."""
         if mask is None and len(self.tiles) == 1:
             return None
         stride = self.extractor.strides[layer]
         means = self.covered(mask, stride)
         number = float(means.sum())
-        if number < 1:
-            _, height, width, _ = means.shape
-            where = f"of {height} x {width} positions of {stride} pixels it covers {number:.2g}"
-            todo = "Enlarge the white region, begin larger (coarsest), or leave the deepest layer out of style_layers."
-            raise ValueError(f"Expected a mask to cover a position of each layer; {where}. {todo}")
+        got = f"{number:.2g} of {means.shape[1]} x {means.shape[2]} positions of {stride} pixels"
+        todo = "Enlarge the white region, begin larger (coarsest), or leave out the deepest of style_layers."
+        _expect(number >= 1, "a mask to cover a position of each layer", got, todo)
         return tf.constant(tile.own(stride) * tile.of(means, stride) / number)
 
     def error_guides(self, targets: Iterable[Any], stride: int) -> list[tf.Tensor | None]:
-        """For each tile, what squared errors are multiplied by: 1 over the sum of the whole target's squares.
-
-        `targets` are what the tiles see of it. Of a single tile it is None.
-        """
+        """For each tile, given what it sees of a target, 1 over the sum of all squares; of one tile None."""
         if len(self.tiles) == 1:
             return [None]
         guides = [tile.own(stride) for tile in self.tiles]
-        square = 0.0
-        for guide, target in zip(guides, targets):
-            square += float(tf.reduce_sum(guide * tf.cast(target, tf.float32) ** 2))
-        return [tf.constant(guide / square) for guide in guides]
+        squares = [np.sum(own * np.float32(target) ** 2) for own, target in zip(guides, targets)]
+        return [tf.constant(own / np.sum(squares)) for own in guides]
 
 
-def evaluate_in_tiles(
-    measure: Callable, losses_of: Callable, goal: Any, tiles: Sequence[Tile], parts: Sequence[Any]
-) -> Callable:
-    """Returns the function from an image to its losses and their gradient, which looks at a tile at a time.
-
-    `measure(image, goal, part)` returns what a tile adds to the whole picture's measures, `losses_of(image, measures,
-    goal)` the losses. First forward over all tiles; then, with the slopes of the total by each measure, forward and
-    back over all: the chain rule, and exact.
-    """
+def evaluate_in_tiles(measure: Any, losses_of: Any, goal: Any, tiles: Sequence[Tile], parts: Any) -> Callable:
+    """Returns the function from an image to its losses and their gradient, which sees a tile at a time."""
 
     def gradient_of_tile(image, goal, part, slopes):
         with tf.GradientTape() as tape:
@@ -939,7 +863,7 @@ def evaluate_in_tiles(
             tape.watch([image, measures])
             losses = losses_of(image, measures, goal)
         gradient, slopes = tape.gradient(losses["total"], [image, measures], unconnected_gradients="zero")
-        gradient = gradient.numpy()  # so far that of the total variation
+        gradient = gradient.numpy()  # so far that of the total variation; each tile adds its own
         for tile, part in zip(tiles, parts):
             tile.of(gradient)[:] += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
         return losses, tf.constant(gradient)
@@ -948,22 +872,17 @@ def evaluate_in_tiles(
 
 
 def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, names: Any = None) -> Callable:
-    """Compiles a function for such arguments, with pictures, maps and tables of any size; returns it.
-
-    For one size it would be compiled with other roundings, and a picture would depend on what was painted before it.
-    It is kept with the extractor until a function is defined anew in the same place, or in that of these `names`.
-    """
+    """Returns a function compiled for such arguments, anew if a function beside it or in `names` changed."""
 
     def spec(value):
+        """A tensor's shape, of any height, width or number of rows: for one size roundings would differ."""
         if not tf.is_tensor(value):
             return value
-        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())  # the dimensions that may be of any length
+        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
-    beside = []
-    for value in (names or function.__globals__).values():
-        if callable(value) and not isinstance(value, FeatureExtractor):
-            beside.append(value)
+    names = names or function.__globals__
+    beside = [each for each in names.values() if callable(each) and not isinstance(each, FeatureExtractor)]
     before, found = extractor.compiled.get(function.__name__, (None, None))
     if before != beside:
         found = tf.function(function, autograph=False)
@@ -974,39 +893,34 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, n
 
 # --- A run, while it goes on -----------------------------------------------------------------
 def is_live() -> bool:
-    """Says whether somebody watches a notebook (JupyterLab, VS Code, Colab): not in scripts, nor under nbconvert."""
+    """Says whether somebody watches a notebook (JupyterLab, VS Code, Colab): not in scripts or nbconvert."""
     shell = get_ipython()
     if not hasattr(shell, "kernel"):
         return False
-    sent = shell.get_parent().get("metadata", {})  # JupyterLab and Notebook 7 send a cellId, papermill does not
+    sent = shell.get_parent().get("metadata", {})  # JupyterLab sends a cellId, papermill does not
     return "cellId" in sent or "__vsc_ipynb_file__" in shell.user_ns or "google.colab" in sys.modules
 
 
 def duration(seconds: float) -> str:
-    """Writes a time as people do: 4.2 s, 42 s, 0:03:10."""
-    if seconds < 59.5:
-        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
-    return str(datetime.timedelta(seconds=round(seconds)))
+    """Writes a time as people do: 4.2 s, or 0:03:10."""
+    return f"{seconds:.1f} s" if seconds < 59.5 else str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Checkpoint:
-    """A file (npz, of plain arrays) that keeps a run's picture and history, to go on from if it is stopped or killed.
+    """A file (npz) that keeps a run's picture and history, to go on from; without a path, nothing is kept.
 
-    `made_of` is what the picture depends on: arrays, and what has a plain `repr`. Without a path nothing is kept.
-    Raises ValueError if the file is no checkpoint, damaged, or of another run, OSError if nothing can be written there.
+    `made_of` is what they depend on. Raises ValueError for another run's file, OSError if it cannot be made.
     """
 
     def __init__(self, path: str | Path | None, made_of: Any):
         self.path = None
         self.picture = None
-        self.history: dict[str, Any] = {}
+        self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)}
         if path is None:
             return
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValueError(f"Expected a checkpoint to be a file's name, such as 'outputs/run.npz', got {path!r}.")
+        valid = isinstance(path, (str, os.PathLike)) and not Path(os.path.expanduser(path)).is_dir()
+        _expect(valid, "a checkpoint to be a file's name, such as 'outputs/run.npz'", repr(path))
         self.path = Path(os.path.expanduser(path)).absolute()
-        if self.path.is_dir():
-            raise ValueError(f"Expected a checkpoint to be a file's name, got the folder {str(path)!r}.")
         check_folder(self.path.parent)
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
@@ -1014,18 +928,16 @@ class Checkpoint:
         self._key = digest.hexdigest()
         if not self.path.exists():
             return
-        todo = "Name another file; or, if you do not need it any more, delete it to begin anew."
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                key = about["key"]
-                self.history = about["history"]
                 self.picture = file["picture"]
+            self.history = about["history"]
+            if about["key"] != self._key:
+                raise ValueError("that is of other pictures, settings or network")
         except Exception as error:  # what is raised depends on where it is damaged
-            got = f"{str(self.path)!r}, which is none, or damaged"
-            raise ValueError(f"Expected a checkpoint, got {got}. {todo}") from error
-        if key != self._key:
-            raise ValueError(f"{str(self.path)!r} is of a run with other pictures, settings or network. {todo}")
+            todo = "Name another file; or, if you do not need it any more, delete it to begin anew."
+            raise ValueError(f"Expected this run's checkpoint, got {self.path} ({error}). {todo}") from error
 
     def write(self, picture: Any, history: Mapping[str, Any]) -> None:
         """Keeps a run as it stands; says so if that fails."""
@@ -1055,20 +967,16 @@ class Step(NamedTuple):
 class Run:
     """A run's book: its history, its clock, those who watch it, and whether it goes on.
 
-    Used as a context (`with run:`), in which an interrupt of the kernel is only taken note of: raised at once, it
-    could hit TensorFlow in the middle of its own book-keeping, which then stays wrong. (A third one is raised.)
-    `plan` has the scale and the number of steps of each size; `callback` is told of each `Step`, and may return False
-    to stop the run; `checkpoint` may have one to go on from.
+    In its context an interrupt is only noted: raised at once, it might damage TensorFlow's own book-keeping.
+    `plan` has each size's scale and steps; `callback` is told of each `Step`, and stops the run with False.
     """
 
     def __init__(
-        self, plan: Sequence[tuple[float, int]], palette: Palette, settings: Settings, extractor: FeatureExtractor,
-        callback: Callable | None, quiet: bool, checkpoint: str | Path | None,
+        self, plan: Sequence[tuple[float, int]], palette: Palette, settings: Settings,
+        extractor: FeatureExtractor, callback: Callable | None, quiet: bool, checkpoint: str | Path | None,
     ):  # fmt: skip
-        if callback is not None and not callable(callback):
-            raise ValueError(f"Expected callback to be a function of a step, got {callback!r}.")
+        _expect(callback is None or callable(callback), "callback to be a function of a step", repr(callback))
         self._plan = plan
-        self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last picture of each size
         self._palette = palette
         self._extractor = extractor
         self._tile = settings.tile_size
@@ -1076,25 +984,26 @@ class Run:
         self._observers = [] if callback is None else [callback]
         if is_live() and not quiet:
             self._observers.append(LiveView(settings.weights))
-        self._interrupts = 0
-        self._broken = False
+        self._interrupted = False
         self.stopped = False
         self._checkpoint = Checkpoint(checkpoint, [palette[:3], settings.replace(tile_size=None), extractor])
         before = self._checkpoint.history
-        done = len(before.get("total", ()))
+        done = len(before["total"])
+        self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last step of each size
         self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
         kept = [0, *self._ends][self._finished]
-        self.history = {name: before.get(name, [])[:kept] for name in ("seconds", "size", *_LOSSES)}
-        self._earlier = before["seconds"][-1] if done else 0.0
+        self.history = {name: values[:kept] for name, values in before.items()}
+        self._written = time.perf_counter()  # to the checkpoint
+        self._began = self._written - max(before["seconds"], default=0.0)
         if done:
-            self._say(f"Going on from {self._checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
-        self._expected = 0.0
-        self._began = time.perf_counter()
-        self._kept = self._began  # when it was written to the checkpoint
+            self._say(f"Resumed from {self._checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
 
     def _say(self, text: str) -> None:
         if not self._quiet:
             print(text)
+
+    def _note(self, *_: Any) -> None:
+        self._interrupted = True
 
     def __enter__(self) -> "Run":
         self._before = None
@@ -1102,33 +1011,20 @@ class Run:
             self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
-    def _note(self, *_: Any) -> None:
-        self._interrupts += 1
-        if self._interrupts > 2:
-            raise KeyboardInterrupt
-
     def __exit__(self, kind: Any, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         if kind is not None:
             return
-        path = self._checkpoint.path
-        if path and not self.stopped:
-            path.unlink(missing_ok=True)
-        if self._interrupts and self._quiet and not self._observers:
+        if self._interrupted and self._quiet and not self._observers:
             raise KeyboardInterrupt  # it is meant for the loop around the run
-        took = duration(time.perf_counter() - self._began)
-        if not self.stopped:
-            self._say(f"Took {took} (expected: {duration(self._expected)}).")
+        took = f"{duration(time.perf_counter() - self._began)} and {len(self.history['total'])} steps"
+        if self.stopped:
+            self._say(f"Stopped after {took}: here is the best picture so far.")
             return
-        self._say(f"Stopped after {took} and {len(self.history['total'])} steps: here is the best picture so far.")
-        if path and not self._broken:
-            self._say(f"The same call goes on with the run, from {path.name!r}.")
-
-    def _size(self, scale: float) -> tuple[int, int]:
-        """Width and height of the picture at a scale, in pixels."""
-        height, width = (max(1, round(scale * side)) for side in self._palette.content.shape[1:3])
-        return width, height
+        self._say(f"Took {took}.")
+        if self._checkpoint.path:
+            self._checkpoint.path.unlink(missing_ok=True)
 
     def _done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
@@ -1136,78 +1032,71 @@ class Run:
         return sum(work[: len(self.history["total"])]) / sum(work)
 
     def expect(self, trial: Callable[[float], Callable]) -> None:
-        """Says how long the run will take and how much memory it needs, from two steps at some 256 pixels.
-
-        `trial(scale)` returns the function to minimise at a scale.
-        """
+        """Says what time and memory the run will take; `trial(scale)` returns the function to minimise."""
         if self._quiet:
             return
-        tried = max((scale for scale, _ in self._plan if max(self._size(scale)) < 400), default=self._plan[0][0])
-        width, height = self._size(tried)
-        image = framed(np.full((1, height, width, 3), 0.5, np.float32), self._extractor.stride)
+        began = time.perf_counter()
+        height, width = self._palette.content.shape[1:3]
+        longest = max(height, width)
+        tried = max((scale for scale, _ in self._plan if scale * longest < 400), default=self._plan[0][0])
+        image = framed(resized(self._palette.content, tried), self._extractor.stride)
         trial(tried)(image)  # compiles, which is no part of the estimate
         start = time.perf_counter()
         evaluate = trial(tried)
         built = time.perf_counter() - start
         each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
+        seconds = 0.0
+        plan = ""
         for scale, steps in self._plan:
             times = (scale / tried) ** 2
-            if self._tile and max(self._size(scale)) > self._tile:
-                times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice, and the halo
-            self._expected += times * ((steps + 1) * each + built)
-        self._expected *= 1 - self._done()
+            if self._tile and scale * longest > self._tile:
+                times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice, and halo
+            seconds += times * ((steps + 1) * each + built)
+            plan += f"{steps} steps at {round(scale * width)} x {round(scale * height)}, "
+        took = duration(seconds * (1 - self._done()))
         memory = psutil.Process().memory_info().rss + memory_of(self._extractor, self._palette, self._tile)
-        sizes = ", ".join(f"{steps} steps at {' x '.join(map(str, self._size(scale)))}" for scale, steps in self._plan)
-        needed = f"{duration(self._expected)} and {memory / 1e9:.1f} GB of memory"
-        print(f"Expected: {needed} ({sizes}, on {describe_device()}).")
-        self._began = time.perf_counter()
+        print(f"Expected: {took} and {memory / 1e9:.1f} GB of memory ({plan}on {describe_device()}).")
+        self._began += time.perf_counter() - began  # the trial does not count
 
     def resume(self, image: Any, number: int) -> tuple[Any, int]:
-        """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it, or the run stopped.
-
-        The size of the checkpoint is done anew, from the picture kept: L-BFGS needs some steps to find its way again.
-        """
+        """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it."""
         kept = self._checkpoint.picture
         if kept is not None and kept.shape == tuple(image.shape):
-            image = tf.constant(kept)
-        return image, 0 if number < self._finished or self.stopped else self._plan[number][1]
+            image = tf.constant(kept)  # all steps from here: L-BFGS needs some to find its way again
+        over = self.stopped or number < self._finished
+        return image, 0 if over else self._plan[number][1]
 
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
-        """Writes a picture's losses into the history, shows it, and returns whether the run goes on.
-
-        Where its loss is not finite the run stops; at the first of all that is a ValueError.
-        """
+        """Writes a picture's losses into the history, shows it, and returns whether the run goes on."""
         values = {name: float(losses[name]) for name in _LOSSES}
+        total = values["total"]
         step = len(self.history["total"]) + 1
-        if not math.isfinite(values["total"]):
-            broken = f"The total loss is {values['total']:g} at step {step}"
-            todo = "Lower the weights, above all the largest; or set PRECISION to float32. A loss of your own may have "
-            todo += "an infinite gradient, as a root has at 0."
-            if step == 1:
-                raise ValueError(f"{broken}: expected a finite number. {todo}")
-            print(f"{broken}, so the run stops with the best picture before. {todo}")
-            self._broken = True
+        if not math.isfinite(total):
+            todo = "Lower the weights, or set PRECISION to float32; or has your own loss an infinite slope?"
+            _expect(step > 1, "a finite total loss", f"{total:g} at step 1", todo)
+            print(f"Total loss {total:g} at step {step}: the run stops with the best picture before. {todo}")
             self.stopped = True
             return False
         height, width = image.shape[1:3]
-        values |= {"size": max(width, height), "seconds": self._earlier + time.perf_counter() - self._began}
+        values |= {"size": max(width, height), "seconds": time.perf_counter() - self._began}
         for name, value in values.items():
             self.history[name].append(value)
         if self._observers:
             now = Step(step, (width, height), values, self.history, self._done(), self._palette.finish(image))
             answers = [observer(now) for observer in self._observers]
-            self.stopped = any(np.ndim(answer) == 0 and answer is not None and not answer for answer in answers)
-        self.stopped |= self._interrupts > 0
-        if self._checkpoint.path and (self.stopped or time.perf_counter() > self._kept + CHECKPOINT_SECONDS):
+            self.stopped = any(np.array_equal(answer, False) for answer in answers)
+        self.stopped |= self._interrupted
+        due = time.perf_counter() > self._written + CHECKPOINT_SECONDS
+        if self._checkpoint.path and (self.stopped or due):
             self._checkpoint.write(image, self.history)
-            self._kept = time.perf_counter()
+            self._written = time.perf_counter()
         if step in self._ends:
             self._say(f"{width} x {height}: " + ", ".join(f"{name} {values[name]:.4g}" for name in _LOSSES))
         return not self.stopped
 
 
 class LiveView:
-    """An observer that shows the picture and the curves, refreshed in place, with a bar; the last step in any case."""
+    """An observer that shows bar, picture and curves, refreshed in place; the last step in any case."""
 
     def __init__(self, weights: Mapping[str, float]):
         self._weights = weights
@@ -1222,7 +1111,8 @@ class LiveView:
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
         plot_history(now.history, self._weights, curves.update)
-        self._next = time.perf_counter() + max(0.5, 30 * (time.perf_counter() - start))  # a thirtieth of the time
+        end = time.perf_counter()
+        self._next = end + max(0.5, 30 * (end - start))  # so that it takes a thirtieth of the time
 
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------

@@ -66,7 +66,8 @@ def test_strides_and_halo(model, strides, halo, random):
     other[:, :, : extractor.stride] = 0  # and further from the second window than the halo
     features = extractor(image)
     changed = extractor(other)
-    for layer, stride in extractor.strides.items():
+    for layer in extractor.layers:
+        stride = extractor.strides[layer]
         assert features[layer].shape[1:3] == (image.shape[1] // stride, image.shape[2] // stride)
         window = slice((extractor.stride + halo) // stride, None)
         np.testing.assert_array_equal(features[layer][:, :, window], changed[layer][:, :, window])
@@ -79,7 +80,7 @@ def test_returns_the_layers_asked_for_and_stops_there(picture):
     assert shapes == {"block3_conv1": (1, 8, 10, 256), "block1_conv2": (1, 32, 40, 64)}
     assert (extractor.content_layer, extractor.style_layers) == ("block1_conv2", {"block3_conv1": 2.0})
     assert extractor.network.layers[-1].name == "block3_conv1"
-    assert extractor.strides == {"block3_conv1": 4, "block1_conv2": 1}
+    assert [extractor.strides[name] for name in shapes] == [4, 1]
 
 
 def test_random_weights_differ_from_imagenet_s_and_are_the_same_each_time(vgg16, picture):
@@ -93,11 +94,10 @@ def test_random_weights_differ_from_imagenet_s_and_are_the_same_each_time(vgg16,
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"model": "vgg20"}, "vgg20.*Valid models: vgg16, vgg19, resnet50"),
-        ({"precision": "float16"}, "float16.*Valid precisions: auto, float32, bfloat16"),
-        ({"content_layer": "block9_conv1"}, "block9_conv1.*block1_conv1, .*block5_conv3"),
-        ({"model": "resnet50", "content_layer": "conv1_pad"}, "conv1_pad.*conv1_conv, "),
-        ({"style_layers": {"block3_conv4": 1.0}}, "block3_conv4.*Valid layers of vgg16"),
+        ({"model": "vgg20"}, "vgg20.*Valid: vgg16, vgg19, resnet50"),
+        ({"precision": "float16"}, "float16.*Valid: auto, float32, bfloat16"),
+        ({"content_layer": "block9_conv1"}, "block9_conv1.*block1_conv1', .*block5_conv3"),
+        ({"style_layers": {"block3_conv4": 1.0}}, "No such layer: block3_conv4"),
         ({"style_layers": {}}, "at least one of style_layers"),
     ],
 )
@@ -114,10 +114,9 @@ def test_layers_that_the_extractor_does_not_return_are_refused(vgg16):
 
 
 def test_refuses_images(vgg16):
-    for shape, message in (((32, 40, 3), r"got \(32, 40, 3\)"), ((1, 32, 7, 3), "at least 8 x 8 pixels, got 32 x 7")):
-        for call in (vgg16, tf.function(vgg16)):
-            with pytest.raises(ValueError, match=message):
-                call(tf.zeros(shape))
+    for shape, message in (((32, 40, 3), r"got \(32, 40, 3\)"), ((1, 32, 7, 3), r"at least 8, got .*\(1, 32, 7, 3\)")):
+        with pytest.raises(ValueError, match=message):
+            vgg16(tf.zeros(shape))
     with pytest.raises(ValueError, match="range 0 to 1, got 2 to 2"):
         vgg16(np.full((1, 32, 40, 3), 2.0))
 
@@ -127,11 +126,10 @@ def test_refuses_weights_that_do_not_fit(vgg16, tmp_path):
     text.write_text("no weights")
     part = tmp_path / "part.weights.h5"
     keras.Model(vgg16.network.input, vgg16.network.get_layer("block1_pool").output).save_weights(part)
-    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", part), ("vgg16", text)):
-        with pytest.raises(ValueError, match=f"weights file of {model}.*{path.name}' does not fit"):
+    missing = tmp_path / "none.h5"
+    for model, path in (("vgg19", nst.VGG16_WEIGHTS), ("vgg16", part), ("vgg16", text), ("vgg16", missing)):
+        with pytest.raises(ValueError, match=f"weights file of {model}.*{path.name}' is missing or does not fit"):
             nst.FeatureExtractor(model, weights=path)
-    with pytest.raises(FileNotFoundError, match=r"none\.h5"):
-        nst.FeatureExtractor("vgg16", weights=tmp_path / "none.h5")
 
 
 @pytest.mark.parametrize("model", ["vgg19", "resnet50"])
@@ -141,7 +139,7 @@ def test_where_a_download_fails_vgg16_steps_in(monkeypatch, capsys, model):
 
     def get_file(name, origin, **_):
         asked.append((origin, socket.getdefaulttimeout()))
-        raise TimeoutError
+        raise Exception(f"URL fetch failure on {origin}")  # as Keras does
 
     module = sys.modules[nst.MODELS[model].__module__]
     monkeypatch.setattr(module.file_utils, "get_file", get_file)
@@ -150,9 +148,9 @@ def test_where_a_download_fails_vgg16_steps_in(monkeypatch, capsys, model):
     assert (extractor.model, extractor.asked, extractor.layers) == ("vgg16", (model, "float32"), LAYERS)
     [(address, limit)] = asked
     said = capsys.readouterr().out
-    assert "TimeoutError" in said and address in said and "into /somewhere/models" in said
+    assert address in said and "into /somewhere/models" in said
     assert limit == 20 and socket.getdefaulttimeout() is None
-    with pytest.raises(ValueError, match="Unknown layer 'conv9'. Valid layers of vgg16"):
+    with pytest.raises(ValueError, match="No such layer: conv9.*block5_conv3"):
         nst.FeatureExtractor(model, content_layer="conv9")
 
 

@@ -24,7 +24,7 @@ def test_says_what_to_expect_and_what_it_took(defined, pair, capsys):
     assert "GB of memory (4 steps at 48 x 32, 3 steps at 96 x 64, on CPU" in first
     assert [line.split(":")[0] for line in sizes] == ["48 x 32", "96 x 64"]
     assert all("style" in line and "total" in line for line in sizes)
-    assert last.startswith("Took ") and "(expected: " in last
+    assert last.startswith("Took ")
     defined.stylize(*pair, steps=1, coarsest=96, quiet=True)
     assert capsys.readouterr().out == ""
 
@@ -86,13 +86,13 @@ def test_numbers_that_break_stop_the_run_and_keep_the_best_picture(defined, pair
     monkeypatch.setattr(defined, "objective", objective)
     how = {"steps": 4, "coarsest": 48, "optimizer": "adam", "quiet": True}
     if bad == 1:
-        with pytest.raises(ValueError, match="total loss is nan at step 1: expected a finite number. Lower the weigh"):
+        with pytest.raises(ValueError, match="finite total loss, got nan at step 1. Lower the weights"):
             defined.stylize(*pair, **how)
         return
     image, history = defined.stylize(*pair, **how)
     assert np.isfinite(image).all() and image.shape == pair[0].shape
     assert np.isfinite(history["total"]).all() and len(history["total"]) == (bad if what == "gradient" else bad - 1)
-    assert "so the run stops with the best picture before. Lower the weights" in capsys.readouterr().out
+    assert ": the run stops with the best picture before. Lower the weights" in capsys.readouterr().out
 
 
 MASKED = {"image": "great_wave.jpg", "mask": "neuschwanstein_castle_sky.png"}

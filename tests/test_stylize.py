@@ -168,7 +168,7 @@ def test_the_parameters_are_looked_up_when_a_picture_is_painted(defined, pair, m
     assert len(history["total"]) == 3
     parts = history["content"][0] + 7 * history["style"][0] + 2 * history["tv"][0]
     assert history["total"][0] == pytest.approx(parts, rel=1e-5)
-    with pytest.raises(ValueError, match="Unknown setting 'weight_of_style'. Valid settings: "):
+    with pytest.raises(ValueError, match="Unknown setting 'weight_of_style'. Valid: "):
         defined.stylize(*pair, weight_of_style=3)
 
 
