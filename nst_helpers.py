@@ -125,7 +125,7 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     image = np.asarray(image)
     valid = image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3 and image.size > 0
     todo = "load_image returns that; a picture of shape (height, width, 3) becomes it with image[np.newaxis]."
-    _expect(valid, f"{name} in the shape (1, height, width, 3)", image.shape, todo)
+    _expect(valid, f"{name} in the shape (1, height, width, 3)", image.shape or repr(image.item()), todo)
     _expect(image.dtype.kind in "biuf", f"{name} to hold numbers", image.dtype)
     image = image.astype(np.float32, copy=False)
     valid = image.min() >= 0 and image.max() <= 1  # nor NaN
@@ -151,7 +151,8 @@ def check_weights(weights: Mapping[str, float], name: str = "the weights") -> No
 
 def check_above_0(number: Any, name: str, whole: bool = False) -> None:
     """Raises ValueError unless a number is finite, above 0 and, if so asked for, whole."""
-    valid = isinstance(number, Integral if whole else Real) and 0 < number < math.inf
+    kind = Integral if whole else Real
+    valid = isinstance(number, kind) and not isinstance(number, bool) and 0 < number < math.inf
     wanted = "a whole number of at least 1" if whole else "a finite number above 0"
     _expect(valid, f"{name} to be {wanted}", repr(number))
 
@@ -210,8 +211,10 @@ def _located(path: str | Path, kind: str) -> Path:
         if os.path.isfile(folder / path.name):
             return folder / path.name
     _expect(not os.path.isdir(path), wanted, f"the folder {str(path)!r}", "Name a file in it.")
-    names = ", ".join(found.name for folder in folders[1:] or folders for found in find_images(folder))
-    raise FileNotFoundError(f"There is no picture {str(path.absolute())!r}. Choose from: {names or 'none'}.")
+    searched = folders[1:] or folders  # those of images/, for a bare name
+    names = [found.name for folder in searched for found in find_images(folder)]
+    choices = ", ".join(names) or "none"
+    raise FileNotFoundError(f"There is no picture {str(path.absolute())!r}. Choose from: {choices}.")
 
 
 def _read(path: Path, background: str) -> Image.Image:
@@ -221,6 +224,8 @@ def _read(path: Path, background: str) -> Image.Image:
             tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
             if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
                 raise ValueError("a camera's raw file; only its preview could be read; develop it first")
+            if tags.get(258, (8,))[0] == 16 and (tags.get(262) == 0 or tags.get(284) == 2):
+                raise ValueError("a TIFF of 16 bits whose white is 0, or whose colours are apart")
             file.load()  # which already turns a TIFF upright, and forgets that it was not
             with suppress(Exception):  # whatever a damaged block of EXIF raises
                 file.getexif()  # which is kept
@@ -292,7 +297,8 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
     text = PngImagePlugin.PngInfo()
     if recipe:
         text.add_itxt("nst-recipe", json.dumps(recipe, indent=1))
-    return _write(path, lambda file: picture.save(file, quality=95, pnginfo=text))  # each takes what it knows
+    kind = Image.registered_extensions()[ending]
+    return _write(path, lambda file: picture.save(file, kind, quality=95, pnginfo=text))  # each takes its own
 
 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
@@ -317,10 +323,11 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     path = Path(os.path.expanduser(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        whole = io.BytesIO()  # Pillow would not notice where a disk is full
+        write(whole)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
             aside = Path(folder) / path.name
-            with open(aside, "wb") as file:
-                write(file)
+            aside.write_bytes(whole.getbuffer())
             return aside.replace(path)
     except OSError as error:
         todo = "Free some space, close the program that shows it, or choose another folder or a shorter name."
@@ -341,8 +348,11 @@ def _as_picture(image: Any) -> Image.Image:
 
 def _encoded(image: Any) -> bytes:
     """A picture as JPEG, 512 pixels wide; narrower, if it would be more than four times as high."""
+    picture = _as_picture(image)
+    times = min(512 / picture.width, 2048 / picture.height)
+    size = [max(1, round(times * side)) for side in picture.size]
     buffer = io.BytesIO()
-    ImageOps.contain(_as_picture(image), (512, 2048)).save(buffer, "JPEG", quality=88)
+    picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
 
 
@@ -447,7 +457,7 @@ def _convolution_seconds(precision: str) -> float:
     try:
         x = tf.ones((1, 64, 64, 128), precision)
         w = tf.ones((3, 3, 128, 128), precision)
-        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, w, 1, "SAME")[0, 0, 0, 0]), number=1))
+        return min(timeit.repeat(lambda: float(tf.nn.conv2d(x, w, 1, "SAME")[0, 0, 0, 0]), number=1, repeat=8))
     except tf.errors.OpError as error:  # a device without this operation, or a broken one
         print(f"A convolution in {precision} failed on {describe_device()}: {error.message[:200]}")
         print("To compute on the CPU, restart with the environment variable CUDA_VISIBLE_DEVICES=-1.")
@@ -495,14 +505,15 @@ class FeatureExtractor:
         self.bytes_per_pixel = tf.as_dtype(self.precision).size * sum(map(math.prod, shapes)) / 512**2
         # The pixels, down and across, that a position stands for; rounded, for ResNet50 pads some maps.
         self.strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}
-        self.stride = max(self.strides.values())
+        self.stride = max(4, *self.strides.values())  # 4 is that of hypercolumns
         # What has to be seen around a tile: a 3 x 3 convolution looks one position further to either side, in
         # the map before it. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
         beyond = 0
         for layer in layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
-                beyond += (side - 1) // 2 * self.strides[layer.name] // layer.strides[0]
+                stride_before = self.strides[layer.name] // layer.strides[0]
+                beyond += (side - 1) // 2 * stride_before
         self.halo = math.ceil(beyond / self.stride) * self.stride  # in pixels; VGG16: 40
 
     def __call__(self, image: Any) -> dict[str, tf.Tensor]:
@@ -573,6 +584,7 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
     Raises ValueError if anything is not as `Style` says, or no file although `from_files`; FileNotFoundError.
     """
     given = style if type(style) in (list, tuple) else [style]  # a Style is a tuple, too
+    _expect(len(given) > 0, "one style or more", "an empty list")
     size = max(content_image.shape[1:3])
     found = []
     for number, each in enumerate(given, 1):
@@ -584,11 +596,12 @@ def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[
             each = Style(**each)
         image, weight, mask, scale, image_mask = each
         check_above_0(scale, f"the scale of {name}")
-        _expect(scale <= 8, f"the scale of {name} at 8 at most", scale)
         if from_files or isinstance(image, (str, os.PathLike)):
-            image = load_image(image, round(size * max(1, scale)), "style")
-            scale *= size / max(image.shape[1:3])  # the rest of it
+            image = load_image(image, round(size * min(8, max(1, scale))), "style")
+            scale *= size / max(image.shape[1:3])  # what reading the file has not done yet
         image = check_image(image, name)
+        times = scale * max(image.shape[1:3]) / size
+        _expect(times < 8.001, f"the scale of {name} to make it 8 times the picture at most", f"{times:.3g}")
         mask = _checked_mask(mask, content_image, f"the mask of {name}")
         image_mask = _checked_mask(image_mask, image, f"the image_mask of {name}")
         found.append(Style(image, weight, mask, scale, image_mask))
@@ -727,8 +740,11 @@ def memory_of(extractor: FeatureExtractor, palette: Palette, tile: int | None = 
     paintings = [style.scale**2 * math.prod(style.image.shape[1:3]) for style in palette.styles]
     pixels = max(math.prod(palette.content.shape[1:3]), *paintings)
     seen = min(pixels, (tile + 2 * extractor.halo) ** 2) if tile else pixels
-    whole = 500 if tile else 300  # the optimiser's pictures; in tiles also the search's hypercolumns
-    return (1.5 * extractor.bytes_per_pixel + 1400) * seen + whole * pixels  # 1400: hypercolumns and gradient
+    # Bytes a pixel, as measured:
+    maps = 1.5 * extractor.bytes_per_pixel  # forward and back
+    columns = 1400  # hypercolumns and their gradient
+    pictures = 500 if tile else 300  # the optimiser's; in tiles also the search's hypercolumns
+    return (maps + columns) * seen + pictures * pixels
 
 
 def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: Palette) -> int | None:
@@ -878,7 +894,8 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, n
         """A tensor's shape, of any height, width or number of rows: for one size roundings would differ."""
         if not tf.is_tensor(value):
             return value
-        free = {4: (1, 2), 3: (1, 2), 2: (0,)}.get(value.shape.rank, ())
+        any_length = {4: (1, 2), 3: (1, 2), 2: (0,)}  # by rank: height and width, or rows
+        free = any_length.get(value.shape.rank, ())
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
     names = names or function.__globals__
@@ -990,8 +1007,9 @@ class Run:
         before = self._checkpoint.history
         done = len(before["total"])
         self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last step of each size
-        self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
-        kept = [0, *self._ends][self._finished]
+        complete = [end for end in self._ends if end <= done]
+        self._finished = len(complete)  # sizes, before a checkpoint
+        kept = max(complete, default=0)  # the size that it broke off in begins anew
         self.history = {name: values[:kept] for name, values in before.items()}
         self._written = time.perf_counter()  # to the checkpoint
         self._began = self._written - max(before["seconds"], default=0.0)
@@ -1024,7 +1042,8 @@ class Run:
             return
         self._say(f"Took {took}.")
         if self._checkpoint.path:
-            self._checkpoint.path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file that is left does no harm
+                self._checkpoint.path.unlink()
 
     def _done(self) -> float:
         """The share of the work that is done, 0 to 1, each step counted by its pixels."""
@@ -1050,7 +1069,9 @@ class Run:
         for scale, steps in self._plan:
             times = (scale / tried) ** 2
             if self._tile and scale * longest > self._tile:
-                times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice, and halo
+                twice = 4 / 3  # forward a second time, beside once forward and once back
+                seen = (1 + 2 * self._extractor.halo / self._tile) ** 2  # with the halo
+                times *= twice * seen
             seconds += times * ((steps + 1) * each + built)
             plan += f"{steps} steps at {round(scale * width)} x {round(scale * height)}, "
         took = duration(seconds * (1 - self._done()))
@@ -1084,7 +1105,7 @@ class Run:
         if self._observers:
             now = Step(step, (width, height), values, self.history, self._done(), self._palette.finish(image))
             answers = [observer(now) for observer in self._observers]
-            self.stopped = any(np.array_equal(answer, False) for answer in answers)
+            self.stopped = any(np.array_equal(answer, False) for answer in answers)  # or NumPy's, TensorFlow's
         self.stopped |= self._interrupted
         due = time.perf_counter() > self._written + CHECKPOINT_SECONDS
         if self._checkpoint.path and (self.stopped or due):
@@ -1117,7 +1138,10 @@ class LiveView:
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
 def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict:
-    """Writes down in plain values how a picture was made: `paint(**recipe["call"])` paints it again."""
+    """Writes down in plain values how a picture was made.
+
+    `paint(**recipe["call"])`, with an extractor built from its `network`, paints it again.
+    """
     network = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
     styles = [each._asdict() if isinstance(each, Style) else each for each in styles]
@@ -1156,7 +1180,7 @@ def save_animation(frames: Sequence[Any], path: str | Path) -> Path:
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
     each = max(20, 4000 // max(1, len(others)))  # milliseconds; browsers slow down shorter ones
     options = {"append_images": others, "duration": [each] * len(others) + [2000], "loop": 0, "quality": 60}
-    return _write(path, lambda file: first.save(file, save_all=True, **options))
+    return _write(path, lambda file: first.save(file, "WEBP", save_all=True, **options))
 
 
 def show_animation(path: str | Path, caption: str) -> None:

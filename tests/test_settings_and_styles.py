@@ -82,7 +82,7 @@ def test_a_style_s_file_is_read_at_the_size_that_its_scale_needs(scale, size, lo
 
 def test_what_is_no_style_is_refused(castle):
     for bad, message in [
-        ([], "at least one of the styles' weights"),
+        ([], "one style or more, got an empty list"),
         ([nst.Style(castle, 0)], "at least one of the styles' weights"),
         ([nst.Style(castle, -1), castle], "style 1 of the styles' weights.*-1"),
         ([castle, castle[0]], r"style 2 in the shape"),
@@ -91,7 +91,7 @@ def test_what_is_no_style_is_refused(castle):
         ({"mask": "a.png"}, "a dict of image, weight, mask, scale"),
         ({"image": "great_wave.jpg", "colour": 1}, "a dict of image, weight, mask, scale"),
         *((nst.Style(castle, scale=scale), "scale of style 1.*above 0") for scale in (0, -1, np.nan, "large")),
-        (nst.Style(castle, scale=9), "scale of style 1 at 8 at most, got 9"),
+        (nst.Style(castle, scale=9), "scale of style 1 to make it 8 times the picture at most, got 9"),
     ]:
         with pytest.raises(ValueError, match=message):
             nst.as_styles(bad, castle)

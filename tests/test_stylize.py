@@ -88,6 +88,14 @@ def test_lbfgs_takes_no_step_that_makes_the_loss_much_larger(defined, picture):
     assert totals[-1] < 1.01
 
 
+def test_lbfgs_does_not_hide_a_slope_that_is_no_number(defined, picture):
+    def steep(image):
+        return {"total": tf.reduce_sum(image)}, image * np.nan
+
+    *_, (_, losses) = defined.lbfgs(steep, tf.constant(picture), 1)
+    assert np.isnan(losses["total"])
+
+
 # --- Sizes --------------------------------------------------------------------------------------
 
 
@@ -264,6 +272,13 @@ def test_bfloat16_ends_where_float32_does(defined, pair):
     ends = [min(defined.stylize(*pair, steps=30, coarsest=64, extractor=each, quiet=True)[1]["total"])
             for each in (defined.extractor, short)]  # fmt: skip
     assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+def test_paints_through_a_network_cut_off_early(defined, pair):
+    layers = {"style_layers": {"block1_conv1": 1.0}, "content_layer": "block2_conv2"}
+    extractor = nst.FeatureExtractor("vgg16", **layers)
+    image, _ = defined.stylize(*pair, steps=1, coarsest=64, extractor=extractor, quiet=True)
+    assert image.shape == pair[0].shape and np.ptp(image - pair[0]) > 0.01
 
 
 def test_takes_other_layers(defined, pair):
