@@ -87,7 +87,7 @@ def test_what_is_no_style_is_refused(castle):
         ([nst.Style(castle, -1), castle], "style 1 of the styles' weights.*-1"),
         ([castle, castle[0]], r"style 2 in the shape"),
         (castle * 255, "style 1 in the range 0 to 1"),
-        (None, r"style 1 in the shape .*got \(\)"),
+        (None, "style 1 in the shape .*got None"),
         ({"mask": "a.png"}, "a dict of image, weight, mask, scale"),
         ({"image": "great_wave.jpg", "colour": 1}, "a dict of image, weight, mask, scale"),
         *((nst.Style(castle, scale=scale), "scale of style 1.*above 0") for scale in (0, -1, np.nan, "large")),
