@@ -170,9 +170,14 @@ _FORMATS = sorted(_READ & set(Image.registered_extensions().values()))
 _RAW = {".3fr", ".arw", ".cr2", ".dng", ".iiq", ".nef", ".nrw", ".pef", ".sr2", ".srw"}  # TIFFs, too
 
 
+def _expanded(path: str | Path) -> Path:
+    """A path with the home folder in place of a ~ that stands for one; a file's name may begin so, too."""
+    return Path(os.path.expanduser(path))
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """Lists the pictures in a folder by name, without hidden ones; FileNotFoundError without the folder."""
-    folder = Path(os.path.expanduser(folder))
+    folder = _expanded(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
     endings = [ending for ending, name in Image.registered_extensions().items() if name in _FORMATS]
@@ -202,7 +207,7 @@ def _located(path: str | Path, kind: str) -> Path:
     _expect(isinstance(path, (str, os.PathLike)), wanted, type(path).__name__, "stylize takes arrays.")
     address = str(path).startswith(("http:/", "https:/"))
     _expect(not address, wanted, f"the address {str(path)!r}", "Download it first, and name the file.")
-    path = Path(os.path.expanduser(path))
+    path = _expanded(path)
     folders = [path.parent]
     if path == Path(path.name):
         below = [folder for folder in IMAGES.glob("*") if folder.is_dir()]
@@ -309,7 +314,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
     stem = "-".join(Path(name).stem for name in names)[:50]  # which in any script are less than 255 bytes
     for number in itertools.count(1):
         name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
-        path = Path(os.path.expanduser(folder)) / name
+        path = _expanded(folder) / name
         if not path.exists():
             break
         with suppress(OSError, ValueError), Image.open(path) as earlier:
@@ -320,7 +325,7 @@ def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "out
 
 def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
     """Writes a file aside and renames it, so that it is whole or not there; OSError in one sentence."""
-    path = Path(os.path.expanduser(path))
+    path = _expanded(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = io.BytesIO()  # Pillow would not notice where a disk is full
@@ -556,7 +561,7 @@ def _load_backbone(model: str, weights: str | Path | None) -> tuple[keras.Model,
         finally:
             socket.setdefaulttimeout(limit)
         model = "vgg16"
-    path = VGG16_WEIGHTS if weights == "imagenet" else Path(os.path.expanduser(weights))
+    path = VGG16_WEIGHTS if weights == "imagenet" else _expanded(weights)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # all that Keras does on a partial match
@@ -935,9 +940,9 @@ class Checkpoint:
         self.history: dict[str, Any] = {name: [] for name in ("seconds", "size", *_LOSSES)}
         if path is None:
             return
-        valid = isinstance(path, (str, os.PathLike)) and not Path(os.path.expanduser(path)).is_dir()
+        valid = isinstance(path, (str, os.PathLike)) and not _expanded(path).is_dir()
         _expect(valid, "a checkpoint to be a file's name, such as 'outputs/run.npz'", repr(path))
-        self.path = Path(os.path.expanduser(path)).absolute()
+        self.path = _expanded(path).absolute()
         check_folder(self.path.parent)
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
