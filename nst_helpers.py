@@ -25,7 +25,6 @@ import timeit
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +63,6 @@ keras.config.set_image_data_format("channels_last")  # whatever an old keras.jso
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE / "images"  # its folders are searched for pictures given by name only
-COLOURINGS = ("painting", "matched", "luminance")
 # The first convolution of each block of VGG, the last activation at each resolution of ResNet50; weighted.
 _VGG = {f"block{block}_conv1": 4.0 ** (4 - block) for block in range(1, 5)}
 _RESNET = {"conv1_relu": 64.0, "conv2_block3_out": 16.0, "conv3_block4_out": 4.0, "conv4_block6_out": 1.0}
@@ -72,22 +70,24 @@ CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the nex
 
 
 # --- Settings, and checks of what is passed in -----------------------------------------------
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
     content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
-    style_weight: float = 15.0  # the same for the style loss
-    tv_weight: float = 2.0  # the same for the total variation
+    style_weight: float = 60.0  # the same for the style loss
+    tv_weight: float = 6.0  # the same for the total variation
     photograph_share: float = 0.1  # of the content loss; the rest goes to the painting's neighbours
     steps: int = 8  # at full size (smaller sizes get more)
     coarsest: int = 64  # the longest side to begin at, in pixels
-    colours: str = "painting"  # whose, one of COLOURINGS
+    colours: str = "painting"  # whose: or the photograph's, "matched" or "luminance"
     optimizer: str = "lbfgs"  # or "adam"
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = field(default_factory=_VGG.copy)  # those of style, with their weights
+    style_layers: Mapping[str, float] = dataclasses.field(
+        default_factory=_VGG.copy
+    )  # those of style, with their weights
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class Settings:
         tile = self.tile_size
         valid = tile in (None, "auto") or isinstance(tile, Integral) and tile >= 64
         _expect(valid, 'tile_size to be None, "auto" or a whole number of at least 64 (pixels)', repr(tile))
-        check_name(self.colours, COLOURINGS, "colouring")
+        check_name(self.colours, ("painting", "matched", "luminance"), "colouring")
         check_name(self.optimizer, ("adam", "lbfgs"), "optimizer")
 
     replace = dataclasses.replace  # the same settings but for some changes, checked
@@ -339,11 +339,6 @@ def _write(path: str | Path, write: Callable[[Any], Any]) -> Path:
         raise OSError(f"{str(path)!r} could not be written ({error.strerror or error}). {todo}") from error
 
 
-def check_folder(folder: str | Path) -> None:
-    """Raises OSError unless files can be written into a folder; makes it if need be."""
-    _write(Path(folder) / ".nst-empty", lambda file: None).unlink(missing_ok=True)
-
-
 def _as_picture(image: Any) -> Image.Image:
     """An image as Pillow's, checked; it may lack the batch axis."""
     image = np.asarray(image)
@@ -399,11 +394,9 @@ def show_images(pictures: Mapping | Sequence, caption: str, columns: int = 0, he
     display(_drawn(figure, "jpeg", caption, pil_kwargs={"quality": 76}))
 
 
-def plot_history(history: Mapping, weights: Mapping[str, float], show: Callable | None = None) -> None:
-    """Plots the total loss of a history and its weighted parts, by `show` if given; ValueError if empty."""
-    curves = {f"{weight:g} × {name}": np.multiply(history[name], weight) for name, weight in weights.items()}
-    curves["total"] = history["total"]
-    plot_curves(curves, "The total loss, and what each part adds to it", history["size"], show)
+def plot_history(history: Mapping, show: Callable | None = None) -> None:
+    """Plots the losses of a history, the three without their weights, by `show` if given; ValueError if empty."""
+    plot_curves({name: history[name] for name in _LOSSES}, "The losses", history["size"], show)
 
 
 def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callable | None = None) -> None:
@@ -421,7 +414,7 @@ def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callabl
     across = axis.get_xaxis_transform()
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
-            axis.set_ylim(bottom=max(curves["total"][-1] / 30, 1e-12))  # the content loss may begin at 0
+            axis.set_ylim(bottom=max(min(values[-1] for values in curves.values()) / 3, 1e-9))  # one may be 0
             axis.axvline(step, color="grey", linewidth=0.8)
             axis.text(step + 0.3, 0.03, f"{size:g} pixels", transform=across, rotation=90, clip_on=True)
     (show or display)(_drawn(figure, "png", f"{title}, against the steps: {', '.join(curves)}"))
@@ -478,7 +471,7 @@ class FeatureExtractor:
 
     def __init__(
         self, model: str = "vgg19", *, content_layer: str | None = None, style_layers: Any = None,
-        weights: str | Path | None = "imagenet", precision: str = "float32", smooth: bool | None = None,
+        weights: str | Path | None = "imagenet", precision: str = "float32",
     ):  # fmt: skip
         check_name(model, MODELS, "model")
         self.asked = (model, precision)
@@ -488,7 +481,7 @@ class FeatureExtractor:
         resnet = self.model == "resnet50"
         self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
         self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
-        self.smooth = resnet if smooth is None else smooth  # a map F becomes asinh F: if large, its logarithm
+        self.smooth = resnet  # a map F becomes asinh F: if large, its logarithm
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
         self.compiled: dict[str, Any] = {}  # the notebook's compiled functions, which go with the network
@@ -642,29 +635,14 @@ def regions(styles: Sequence[Style]) -> list[Region]:
     groups: dict[Any, list[Style]] = {}
     for style in styles:
         groups.setdefault(None if style.mask is None else style.mask.tobytes(), []).append(style)
-    masks = [group[0].mask for group in groups.values()]
-    areas = [1.0 if mask is None else float(mask.mean()) for mask in masks]
+    areas = [1.0 if group[0].mask is None else float(group[0].mask.mean()) for group in groups.values()]
     weights = [sum(style.weight for style in group) for group in groups.values()]
     mean = float(np.average(weights, weights=areas))
     found = []
-    for mask, area, weight, group in zip(masks, areas, weights, groups.values()):
+    for area, weight, group in zip(areas, weights, groups.values()):
         blended = [style._replace(weight=style.weight / weight) for style in group]
-        found.append(Region(area * weight / mean, mask, blended))
+        found.append(Region(area * weight / mean, group[0].mask, blended))
     return found
-
-
-def protected(evaluate: Callable, plain: Any, reach: np.ndarray | None, stride: int) -> Callable:
-    """Turns a function from an image to losses and gradient into one that holds `plain` beyond `reach`."""
-    if reach is None:
-        return evaluate
-    reach = framed(tf.image.resize(reach, plain.shape[1:3], "area"), stride)
-    plain = framed(plain, stride)
-
-    def evaluate_within(image):
-        losses, gradient = evaluate(plain + reach * (image - plain))
-        return losses, reach * gradient
-
-    return evaluate_within
 
 
 def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
@@ -699,7 +677,6 @@ class Palette(NamedTuple):
     content: np.ndarray
     start: np.ndarray
     styles: list[Style]
-    reach: np.ndarray | None  # how much of each pixel is painted; None: all of all
     finish: Callable[[Any], np.ndarray]  # what to do with what was painted
 
 
@@ -713,8 +690,7 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
     covered = sum(1 if region.mask is None else region.mask for region in regions(styles))
     where = None
     if np.min(covered) < 0.99:
-        once = tf.nn.avg_pool2d(np.minimum(covered, 1), 5, 1, "SAME")
-        where = tf.nn.avg_pool2d(once, 5, 1, "SAME").numpy()  # with edges softened by 4 pixels
+        where = tf.nn.avg_pool2d(np.minimum(covered, 1), 9, 1, "SAME").numpy()  # with edges softened by 4 pixels
         if not quiet:
             print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays as it is.")
     if settings.colours == "luminance":
@@ -736,7 +712,7 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
             image = tf.clip_by_value(plain + share * (image - plain), 0, 1)
         return np.asarray(image)
 
-    return Palette(content, resized(start, content.shape[1:3]).numpy(), styles, where, finish)
+    return Palette(content, resized(start, content.shape[1:3]).numpy(), styles, finish)
 
 
 # --- Frames and tiles ------------------------------------------------------------------------
@@ -844,25 +820,14 @@ class Views:
             tile.of(found, stride)[own] = seen[own]
         return found
 
-    def guide(self, tile: Tile, mask: np.ndarray | None, layer: str) -> tf.Tensor | None:
-        """How much each position of a layer's map counts in a tile, 1 in sum over all; None: all alike."""
-        if mask is None and len(self.tiles) == 1:
-            return None
-        stride = self.extractor.strides[layer]
+    def guide(self, tile: Tile, mask: np.ndarray | None, stride: int) -> tf.Tensor:
+        """How much each position of a map counts in a tile, 1 in sum over all tiles."""
         means = self.covered(mask, stride)
         number = float(means.sum())
         got = f"{number:.2g} of {means.shape[1]} x {means.shape[2]} positions of {stride} pixels"
         todo = "Enlarge the white region, begin larger (coarsest), or leave out the deepest of style_layers."
         _expect(number >= 1, "a mask to cover a position of each layer", got, todo)
         return tf.constant(tile.own(stride) * tile.of(means, stride) / number)
-
-    def error_guides(self, targets: Iterable[Any], stride: int) -> list[tf.Tensor | None]:
-        """For each tile, given what it sees of a target, 1 over the sum of all squares; of one tile None."""
-        if len(self.tiles) == 1:
-            return [None]
-        guides = [tile.own(stride) for tile in self.tiles]
-        squares = [np.sum(own * np.float32(target) ** 2) for own, target in zip(guides, targets)]
-        return [tf.constant(own / np.sum(squares)) for own in guides]
 
 
 def evaluate_in_tiles(measure: Any, losses_of: Any, goal: Any, tiles: Sequence[Tile], parts: Any) -> Callable:
@@ -943,7 +908,7 @@ class Checkpoint:
         valid = isinstance(path, (str, os.PathLike)) and not _expanded(path).is_dir()
         _expect(valid, "a checkpoint to be a file's name, such as 'outputs/run.npz'", repr(path))
         self.path = _expanded(path).absolute()
-        check_folder(self.path.parent)
+        _write(self.path.with_name(".nst-empty"), lambda file: None).unlink()  # OSError now, not after the work
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
@@ -1005,7 +970,7 @@ class Run:
         self._quiet = quiet
         self._observers = [] if callback is None else [callback]
         if is_live() and not quiet:
-            self._observers.append(LiveView(settings.weights))
+            self._observers.append(LiveView())
         self._interrupted = False
         self.stopped = False
         self._checkpoint = Checkpoint(checkpoint, [palette[:3], settings.replace(tile_size=None), extractor])
@@ -1124,8 +1089,7 @@ class Run:
 class LiveView:
     """An observer that shows bar, picture and curves, refreshed in place; the last step in any case."""
 
-    def __init__(self, weights: Mapping[str, float]):
-        self._weights = weights
+    def __init__(self):
         self._next = 0.0
         self._handles = [display(HTML(""), display_id=True) for _ in range(3)]
 
@@ -1136,7 +1100,7 @@ class LiveView:
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
         picture.update(DisplayedImage(_encoded(now.image)))
-        plot_history(now.history, self._weights, curves.update)
+        plot_history(now.history, curves.update)
         end = time.perf_counter()
         self._next = end + max(0.5, 30 * (end - start))  # so that it takes a thirtieth of the time
 
@@ -1147,7 +1111,7 @@ def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor,
 
     `paint(**recipe["call"])`, with an extractor built from its `network`, paints it again.
     """
-    network = ("model", "content_layer", "style_layers", "weights", "precision", "smooth")
+    network = ("model", "content_layer", "style_layers", "weights", "precision")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
     styles = [each._asdict() if isinstance(each, Style) else each for each in styles]
     recipe = {

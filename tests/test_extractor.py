@@ -36,7 +36,8 @@ def test_vgg19_from_a_file_computes_vgg19_with_average_pooling(tmp_path, picture
 def test_resnet50_computes_what_keras_computes_up_to_its_first_pooling(picture):
     """Against Keras's own model and preprocessing, with random weights."""
     layers = {"content_layer": "conv1_relu", "style_layers": {"conv1_relu": 1.0}}
-    extractor = nst.FeatureExtractor("resnet50", **layers, weights=None, smooth=False)
+    extractor = nst.FeatureExtractor("resnet50", **layers, weights=None)
+    extractor.smooth = False
     network = keras.applications.ResNet50(include_top=False, weights=None)
     ours = extractor.network.get_weights()
     network.set_weights([*ours, *network.get_weights()[len(ours) :]])
@@ -46,7 +47,8 @@ def test_resnet50_computes_what_keras_computes_up_to_its_first_pooling(picture):
 
 
 def test_smoothing_by_hand(vgg16, picture):
-    smooth = nst.FeatureExtractor("vgg16", smooth=True)
+    smooth = nst.FeatureExtractor("vgg16")
+    smooth.smooth = True
     for layer, features in vgg16(picture).items():
         np.testing.assert_allclose(smooth(picture)[layer], np.arcsinh(features), rtol=1e-3, atol=1e-5)
 

@@ -46,9 +46,9 @@ def test_stored_from_one_run_of_a_fresh_kernel_and_small_enough_for_the_web(note
 
 
 def test_is_readable_in_one_sitting(notebook):
-    """A picture within seven cells and 750 words; short cells; not too much in all."""
+    """A picture within six cells and 750 words; short cells; not too much in all."""
     before = notebook.cells[: tagged(notebook, "first-picture") + 1]
-    assert len([cell for cell in before if cell.cell_type == "code"]) <= 7
+    assert len([cell for cell in before if cell.cell_type == "code"]) <= 6
     for cells, most in ((before, 750), (notebook.cells, 6300)):
         assert sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown") <= most
     for cell in code_cells(notebook):

@@ -167,7 +167,7 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_animation, [[IMAGE], "a.gif"], r"ending in \.webp, got 1 frames and 'a.gif'"),
         (nst.show_images, [[], ""], "one picture or more to show, got none"),
         (nst.show_images, [[np.uint8(IMAGE + 255)], ""], "range 0 to 1, got 255"),
-        (nst.plot_history, [HISTORY, {"style": 1.0}], "Expected curves of one step or more"),
+        (nst.plot_history, [HISTORY], "Expected curves of one step or more"),
         (nst.plot_curves, [{"a": []}, ""], "Expected curves of one step or more"),
     ],
 )
@@ -271,7 +271,6 @@ def test_save_and_load_again(tmp_path, picture):
 def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, picture):
     (tmp_path / "outputs").write_text("a file")
     for call, *arguments in (
-        (nst.check_folder, tmp_path / "outputs"),
         (nst.save_result, picture, result_of(), tmp_path / "outputs"),
         (nst.save_image, picture, tmp_path / ("x" * 300 + ".png")),
         (nst.save_animation, [picture], tmp_path / "outputs" / "a.webp"),
@@ -357,10 +356,9 @@ def test_a_grid_has_each_picture_in_its_place(shown):
 
 
 def test_plots_of_losses_are_pngs_with_alternative_text(shown):
-    weights = {"content": 1.0, "style": 100.0, "tv": 1.0}
     history = {name: [3.0, 2.0, 1.0] for name in ("total", "content", "style", "tv")} | {"size": [32, 32, 64]}
-    nst.plot_history(history, weights)
-    nst.plot_history(HISTORY | {"style": [1.0], "content": [0.0]}, weights)  # one step, and nothing above 0 to draw
+    nst.plot_history(history)
+    nst.plot_history(HISTORY | {"style": [1.0], "content": [0.0]})  # one step, and nothing above 0 to draw
     nst.plot_curves({"Adam": [3.0, 2.0], "a": [4.0]}, "The total loss")
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
     assert "against the steps" in shown[0].alt and "Adam, a" in shown[2].alt

@@ -28,7 +28,7 @@ def losses_of(total):
 
 def palette_of(size, finish=np.asarray):
     black = np.zeros((1, size[1], size[0], 3))
-    return nst.Palette(black, black, [], None, finish)
+    return nst.Palette(black, black, [], finish)
 
 
 def run_of(plan=((1.0, 5),), callback=None, quiet=True, size=(4, 4), finish=np.asarray, checkpoint=None):
