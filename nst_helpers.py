@@ -195,9 +195,9 @@ def load_image(path: str | Path, max_size: int = 512, kind: str = "", enlarge: b
     check_above_0(max_size, "max_size, in pixels,", whole=True)
     _expect(isinstance(enlarge, bool), "enlarge to be True or False", repr(enlarge))
     picture = _read(path, "white")
-    if enlarge and max(picture.size) < max_size:
-        picture = ImageOps.contain(picture, (max_size, max_size), Image.Resampling.LANCZOS)
-    picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
+    if enlarge or max(picture.size) > max_size:
+        size = [max(1, round(side * max_size / max(picture.size))) for side in picture.size]
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(picture, np.float32)[np.newaxis] / 255
 
 
@@ -235,33 +235,29 @@ def _read(path: Path, background: str) -> Image.Image:
             with suppress(Exception):  # whatever a damaged block of EXIF raises
                 file.getexif()  # which is kept
             file.info.pop("exif", None)  # Pillow would write all tags anew, and fail at a bad one
-            return _to_srgb(ImageOps.exif_transpose(file), background)
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode == "F":
+                raise ValueError("its pixels are decimal numbers")
+            profile = picture.info.get("icc_profile")
+            alpha = None
+            if picture.mode.startswith("I"):  # 16 bits
+                values = np.clip(np.asarray(picture, np.float32), 0, 65_535)
+                picture = Image.fromarray(np.uint8(np.rint(values / 257)))
+            elif picture.has_transparency_data:
+                alpha = picture.convert("RGBA").getchannel("A")
+            if picture.mode not in ("L", "RGB", "CMYK"):
+                picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
+            if profile:
+                srgb = ImageCms.createProfile("sRGB")
+                with suppress(ImageCms.PyCMSError):  # damaged, or for other channels: the numbers are taken as sRGB
+                    picture = ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb, outputMode="RGB")
+            over = Image.new("RGB", picture.size, background)
+            over.paste(picture.convert("RGB"), mask=alpha)
+            return over
     except Exception as error:  # what Pillow raises on damaged files depends on the format
         wanted = f"Expected a picture ({', '.join(_FORMATS)}), got {str(path)!r} ({error}). "
         todo = "Save it from another program as PNG; for HEIC, `pip install pillow-heif` and restart."
         raise ValueError(wanted + todo) from error
-
-
-def _to_srgb(picture: Image.Image, background: str) -> Image.Image:
-    """Converts Pillow's modes to 8-bit RGB in sRGB over a colour; ValueError where white is not known."""
-    profile = picture.info.get("icc_profile")
-    alpha = None
-    if picture.mode == "F":
-        raise ValueError("its pixels are decimal numbers")
-    if picture.mode.startswith("I"):  # 16 bits
-        values = np.clip(np.asarray(picture, np.float32), 0, 65_535)
-        picture = Image.fromarray(np.uint8(np.rint(values / 257)))
-    elif picture.has_transparency_data:
-        alpha = picture.convert("RGBA").getchannel("A")
-    if picture.mode not in ("L", "RGB", "CMYK"):
-        picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
-    if profile:
-        srgb = ImageCms.createProfile("sRGB")
-        with suppress(ImageCms.PyCMSError):  # damaged, or for other channels: the numbers are taken as sRGB
-            picture = ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb, outputMode="RGB")
-    over = Image.new("RGB", picture.size, background)
-    over.paste(picture.convert("RGB"), mask=alpha)
-    return over
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
@@ -478,10 +474,9 @@ class FeatureExtractor:
         self.weights = weights
         self.precision = choose_precision(precision)
         backbone, self.model = _load_backbone(model, weights)  # what is really used, if VGG16 stands in
-        resnet = self.model == "resnet50"
-        self.content_layer = content_layer or ("conv3_block4_out" if resnet else "block4_conv2")
-        self.style_layers = dict(_RESNET if resnet else _VGG) if style_layers is None else style_layers
-        self.smooth = resnet  # a map F becomes asinh F: if large, its logarithm
+        self.smooth = self.model == "resnet50"  # a map F becomes asinh F: if large, its logarithm
+        self.content_layer = content_layer or ("conv3_block4_out" if self.smooth else "block4_conv2")
+        self.style_layers = dict(_RESNET if self.smooth else _VGG) if style_layers is None else style_layers
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
         self.compiled: dict[str, Any] = {}  # the notebook's compiled functions, which go with the network
@@ -977,9 +972,8 @@ class Run:
         before = self._checkpoint.history
         done = len(before["total"])
         self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last step of each size
-        complete = [end for end in self._ends if end <= done]
-        self._finished = len(complete)  # sizes, before a checkpoint
-        kept = max(complete, default=0)  # the size that it broke off in begins anew
+        self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
+        kept = self._ends[self._finished - 1] if self._finished else 0  # the size that it broke off in begins anew
         self.history = {name: values[:kept] for name, values in before.items()}
         self._written = time.perf_counter()  # to the checkpoint
         self._began = self._written - max(before["seconds"], default=0.0)
@@ -1025,8 +1019,7 @@ class Run:
         if self._quiet:
             return
         began = time.perf_counter()
-        height, width = self._palette.content.shape[1:3]
-        longest = max(height, width)
+        longest = max(self._palette.content.shape)
         tried = max((scale for scale, _ in self._plan if scale * longest < 400), default=self._plan[0][0])
         image = framed(resized(self._palette.content, tried), self._extractor.stride)
         trial(tried)(image)  # compiles, which is no part of the estimate
@@ -1035,7 +1028,6 @@ class Run:
         built = time.perf_counter() - start
         each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
         seconds = 0.0
-        plan = ""
         for scale, steps in self._plan:
             times = (scale / tried) ** 2
             if self._tile and scale * longest > self._tile:
@@ -1043,10 +1035,9 @@ class Run:
                 seen = (1 + 2 * self._extractor.halo / self._tile) ** 2  # with the halo
                 times *= twice * seen
             seconds += times * ((steps + 1) * each + built)
-            plan += f"{steps} steps at {round(scale * width)} x {round(scale * height)}, "
         took = duration(seconds * (1 - self._done()))
         memory = psutil.Process().memory_info().rss + memory_of(self._extractor, self._palette, self._tile)
-        print(f"Expected: {took} and {memory / 1e9:.1f} GB of memory ({plan}on {describe_device()}).")
+        print(f"Expected: {took} and {memory / 1e9:.1f} GB of memory on {describe_device()}.")
         self._began += time.perf_counter() - began  # the trial does not count
 
     def resume(self, image: Any, number: int) -> tuple[Any, int]:
@@ -1140,8 +1131,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"Expected a PNG with a recipe, got {str(path)!r}. {todo}") from error
 
 
-def save_animation(frames: Sequence[Any], path: str | Path) -> Path:
-    """Writes an animated .webp of six seconds, two of them its last image; ValueError for another ending."""
+def show_animation(frames: Sequence[Any], path: str | Path, caption: str) -> None:
+    """Writes an animated .webp of six seconds, two of them its last image, and shows a copy of it.
+
+    Raises ValueError for another ending, or without frames; OSError if it cannot be written.
+    """
     valid = len(frames) > 0 and Path(path).suffix.lower() == ".webp"
     _expect(valid, "frames and a file name ending in .webp", f"{len(frames)} frames and {str(path)!r}")
     pictures = [_as_picture(frame) for frame in frames]
@@ -1149,12 +1143,8 @@ def save_animation(frames: Sequence[Any], path: str | Path) -> Path:
     first, *others = [picture.resize(pictures[-1].size, Image.Resampling.BICUBIC) for picture in pictures]
     each = max(20, 4000 // max(1, len(others)))  # milliseconds; browsers slow down shorter ones
     options = {"append_images": others, "duration": [each] * len(others) + [2000], "loop": 0, "quality": 60}
-    return _write(path, lambda file: first.save(file, "WEBP", save_all=True, **options))
-
-
-def show_animation(path: str | Path, caption: str) -> None:
-    """Shows an animation in the notebook, and keeps a copy of it there."""
-    data = base64.b64encode(Path(path).read_bytes()).decode()
+    path = _write(path, lambda file: first.save(file, "WEBP", save_all=True, **options))
+    data = base64.b64encode(path.read_bytes()).decode()
     text = html.escape(caption)
     picture = f'<img src="data:image/webp;base64,{data}" alt="{text}">'
     display(HTML(f'<figure style="margin: 0">{picture}<figcaption><i>{text}</i></figcaption></figure>'))

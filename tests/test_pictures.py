@@ -163,8 +163,8 @@ HISTORY = {name: [1.0] for name in ("size", "total", "content", "tv")} | {"style
         (nst.save_image, [np.zeros((4, 4)), "a.png"], r"shape \(1, height, width, 3\), got \(4, 4\)"),
         (nst.save_image, [IMAGE[:, :0], "a.png"], r"got \(1, 0, 4, 3\)"),
         (nst.save_image, [IMAGE, "a.xbm"], r"ending in \.png, .*got 'a\.xbm'"),
-        (nst.save_animation, [[], "a.webp"], r"ending in \.webp, got 0 frames"),
-        (nst.save_animation, [[IMAGE], "a.gif"], r"ending in \.webp, got 1 frames and 'a.gif'"),
+        (nst.show_animation, [[], "a.webp", ""], r"ending in \.webp, got 0 frames"),
+        (nst.show_animation, [[IMAGE], "a.gif", ""], r"ending in \.webp, got 1 frames and 'a.gif'"),
         (nst.show_images, [[], ""], "one picture or more to show, got none"),
         (nst.show_images, [[np.uint8(IMAGE + 255)], ""], "range 0 to 1, got 255"),
         (nst.plot_history, [HISTORY], "Expected curves of one step or more"),
@@ -273,7 +273,7 @@ def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, picture):
     for call, *arguments in (
         (nst.save_result, picture, result_of(), tmp_path / "outputs"),
         (nst.save_image, picture, tmp_path / ("x" * 300 + ".png")),
-        (nst.save_animation, [picture], tmp_path / "outputs" / "a.webp"),
+        (nst.show_animation, [picture], tmp_path / "outputs" / "a.webp", "a caption"),
     ):
         with pytest.raises(OSError, match="could not be written .*Free some space,.* or choose another folder"):
             call(*arguments)
@@ -371,10 +371,11 @@ def durations(path):
     return [frame.info["duration"] for frame in frames]
 
 
-def test_an_animation_takes_four_seconds_and_holds_its_end(tmp_path):
+def test_an_animation_takes_four_seconds_and_holds_its_end(tmp_path, shown):
     sizes, greys = ((8, 12), (16, 24), (16, 24)), (0.1, 0.5, 0.9)
     frames = [np.full((1, *size, 3), grey, np.float32) for size, grey in zip(sizes, greys)]
-    path = nst.save_animation(frames, tmp_path / "new" / "a.webp")
+    path = tmp_path / "new" / "a.webp"
+    nst.show_animation(frames, path, "a caption")
     assert durations(path) == [2000, 2000, 2000]
     with Image.open(path) as file:
         assert (file.size, file.info["loop"]) == ((24, 16), 0)
@@ -383,15 +384,18 @@ def test_an_animation_takes_four_seconds_and_holds_its_end(tmp_path):
             np.testing.assert_allclose(np.asarray(file.convert("RGB")), 255 * grey, atol=4)
 
 
-def test_no_frame_is_too_short_and_one_is_enough(tmp_path, random):
+def test_no_frame_is_too_short_and_one_is_enough(tmp_path, random, shown):
     frames = list(random.uniform(size=(302, 8, 8, 3)))
-    assert durations(nst.save_animation(frames, tmp_path / "a.webp")) == [20] * 301 + [2000]
-    assert nst.load_image(nst.save_animation(frames[:1], tmp_path / "b.webp")).shape == (1, 8, 8, 3)
+    path = tmp_path / "a.webp"
+    nst.show_animation(frames, path, "")
+    assert durations(path) == [20] * 301 + [2000]
+    nst.show_animation(frames[:1], path, "")
+    assert nst.load_image(path).shape == (1, 8, 8, 3)
 
 
 def test_an_animation_is_shown_with_its_data_and_its_caption_escaped(tmp_path, shown):
-    path = nst.save_animation([np.zeros((1, 8, 8, 3))] * 2, tmp_path / "a.webp")
-    nst.show_animation(path, 'From "a" to <b>')
+    path = tmp_path / "a.webp"
+    nst.show_animation([np.zeros((1, 8, 8, 3))] * 2, path, 'From "a" to <b>')
     text = shown[0].data
     assert text.count("From &quot;a&quot; to &lt;b&gt;") == 2 and "<b>" not in text
     assert base64.b64decode(re.search('data:image/webp;base64,([^"]*)"', text)[1]) == path.read_bytes()
