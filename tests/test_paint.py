@@ -21,7 +21,7 @@ def test_says_what_to_expect_and_what_it_took(defined, pair, capsys):
     defined.stylize(*pair, steps=3, coarsest=48)
     first, *sizes, last = capsys.readouterr().out.splitlines()
     assert first.startswith("Expected: ")
-    assert "GB of memory (4 steps at 48 x 32, 3 steps at 96 x 64, on CPU" in first
+    assert "GB of memory on CPU" in first
     assert [line.split(":")[0] for line in sizes] == ["48 x 32", "96 x 64"]
     assert all("style" in line and "total" in line for line in sizes)
     assert last.startswith("Took ")
