@@ -17,8 +17,8 @@ from conftest import defined_in, nst  # noqa: E402
 
 RESULT = ("neuschwanstein_castle.jpg", "church_at_auvers.jpg")
 REGIONS = [
-    {"image": "cafe_terrace_at_night.jpg", "mask": "neuschwanstein_castle_sky.png"},
-    {"image": "great_wave.jpg", "mask": "neuschwanstein_castle_ground.png"},
+    {"image": "great_wave.jpg", "mask": "neuschwanstein_castle_sky.png"},
+    {"image": "night_cafe.jpg", "mask": "neuschwanstein_castle_ground.png"},
 ]
 PICTURES = {  # what stands above it: the photograph, the painting, and whose colours
     "Café Terrace at Night": ("brandenburg_gate.jpg", "cafe_terrace_at_night.jpg", "painting"),
@@ -26,7 +26,7 @@ PICTURES = {  # what stands above it: the photograph, the painting, and whose co
     "The Night Café, large strokes": ("cup_of_coffee.jpg", {"image": "night_cafe.jpg", "scale": 1.5}, "painting"),
     "The Church at Auvers, matched colours": ("great_wall_of_china.jpg", "church_at_auvers.jpg", "matched"),
     "Night Café and Great Wave, blended": ("mont_saint_michel.jpg", ["night_cafe.jpg", "great_wave.jpg"], "painting"),
-    "Café Terrace above, Great Wave below": ("neuschwanstein_castle.jpg", REGIONS, "painting"),
+    "Great Wave above, Night Café below": ("neuschwanstein_castle.jpg", REGIONS, "painting"),
 }
 
 figures = []
