@@ -46,6 +46,12 @@ def test_resnet50_computes_what_keras_computes_up_to_its_first_pooling(picture):
     np.testing.assert_allclose(extractor(picture)["conv1_relu"], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_bytes_per_pixel_by_hand(vgg16):
+    """What the maps up to block4_conv2 take, at full size, at half, at a quarter and at an eighth."""
+    numbers = 3 + 2 * 64 + (64 + 2 * 128) / 4 + (128 + 3 * 256) / 16 + (256 + 2 * 512) / 64
+    assert vgg16.bytes_per_pixel == pytest.approx(4 * numbers)
+
+
 def test_smoothing_by_hand(vgg16, picture):
     smooth = nst.FeatureExtractor("vgg16")
     smooth.smooth = True

@@ -335,6 +335,13 @@ def test_the_caption_is_drawn_and_each_title_at_its_picture(shown):
     assert left.min() > 0.9 and right.min() < 0.5 and grey(shown[0]).min() < 0.5
 
 
+def test_a_title_that_has_room_is_on_one_line(shown):
+    for title in ("a", "a title of five words"):
+        nst.show_images({title: np.ones((20, 60, 3))}, "")
+    short, long = (np.mean(grey(figure).min(axis=1) < 0.5) for figure in shown)  # rows with something dark
+    assert long < 2 * short
+
+
 def test_show_images_keeps_narrow_and_wide_pictures_in_bounds(shown, random):
     names = [f"{number} long_name_without_a_blank $x $" for number in range(3)]
     nst.show_images(dict.fromkeys(names, np.zeros((64, 2, 3))), "narrow")
@@ -360,6 +367,9 @@ def test_plots_of_losses_are_pngs_with_alternative_text(shown):
     nst.plot_history(history)
     nst.plot_history(HISTORY | {"style": [1.0], "content": [0.0]})  # one step, and nothing above 0 to draw
     nst.plot_curves({"Adam": [3.0, 2.0], "a": [4.0]}, "The total loss")
+    first = np.asarray(Image.open(io.BytesIO(shown[0].data)).convert("RGB")).astype(int)
+    pink = np.abs(first - [204, 121, 167]).max(axis=2) < 20  # the total, from 3 to 1
+    assert np.ptp(np.nonzero(pink[:, :500])[0]) > 0.2 * len(pink)  # fills the plot, whatever its values
     assert [Image.open(io.BytesIO(figure.data)).format for figure in shown] == ["PNG"] * 3
     assert "against the steps" in shown[0].alt and "Adam, a" in shown[2].alt
 
