@@ -85,9 +85,7 @@ class Settings:
     learning_rate: float = 0.05  # how far Adam, or the first step of L-BFGS, may move a pixel (0 to 1)
     style_loss: str = "wasserstein"  # how styles are compared, a key of the notebook's STYLE_LOSSES
     content_layer: str = "block4_conv2"  # the layer that stands for content
-    style_layers: Mapping[str, float] = dataclasses.field(
-        default_factory=_VGG.copy
-    )  # those of style, with their weights
+    style_layers: Mapping[str, float] = dataclasses.field(default_factory=_VGG.copy)  # with their weights
     tile_size: int | str | None = "auto"  # in pixels; None: no tiles; "auto": where the memory asks for it
 
     def __post_init__(self) -> None:
@@ -134,10 +132,10 @@ def check_image(image: Any, name: str = "the image") -> np.ndarray:
     return image
 
 
-def check_name(name: Any, valid: Iterable[str], what: str, of: str = "") -> None:
+def check_name(name: Any, valid: Iterable[str], what: str) -> None:
     """Raises ValueError, with the valid names, unless a name is one of them."""
     if name not in list(valid):
-        raise ValueError(f"Unknown {what} {name!r}{of}. Valid: {', '.join(valid)}.")
+        raise ValueError(f"Unknown {what} {name!r}. Valid: {', '.join(valid)}.")
 
 
 def check_weights(weights: Mapping[str, float], name: str = "the weights") -> None:
@@ -181,8 +179,7 @@ def find_images(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r} (looked for from {str(Path.cwd())!r}).")
     endings = [ending for ending, name in Image.registered_extensions().items() if name in _FORMATS]
-    listed = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.name[0] != "."]
-    return sorted(path for path in listed if path.is_file())
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in endings and path.is_file())
 
 
 def load_image(path: str | Path, max_size: int = 512, kind: str = "", enlarge: bool = False) -> np.ndarray:
@@ -236,13 +233,12 @@ def _read(path: Path, background: str) -> Image.Image:
                 file.getexif()  # which is kept
             file.info.pop("exif", None)  # Pillow would write all tags anew, and fail at a bad one
             picture = ImageOps.exif_transpose(file)
-            if picture.mode == "F":
-                raise ValueError("its pixels are decimal numbers")
+            if picture.mode in ("F", "I"):
+                raise ValueError("its pixels are numbers of 32 bits")
             profile = picture.info.get("icc_profile")
             alpha = None
-            if picture.mode.startswith("I"):  # 16 bits
-                values = np.clip(np.asarray(picture, np.float32), 0, 65_535)
-                picture = Image.fromarray(np.uint8(np.rint(values / 257)))
+            if picture.mode.startswith("I;16"):
+                picture = Image.fromarray(np.uint8(np.rint(np.asarray(picture, np.float32) / 257)))
             elif picture.has_transparency_data:
                 alpha = picture.convert("RGBA").getchannel("A")
             if picture.mode not in ("L", "RGB", "CMYK"):
@@ -261,10 +257,7 @@ def _read(path: Path, background: str) -> Image.Image:
 
 
 def load_mask(path: str | Path, content_image: Any) -> np.ndarray:
-    """Reads a mask, white where it counts, in a picture's size: float32 in [0, 1], `(1, height, width, 1)`.
-
-    Raises as `load_image`, and ValueError if it has other proportions, colours, or class numbers.
-    """
+    """Reads a mask, white where it counts, in a picture's size; raises as `load_image`, or if it is no mask."""
     height, width = check_image(content_image, "content_image").shape[1:3]
     mask = _read(_located(path, "masks"), "black")
     name = repr(Path(path).name)
@@ -305,15 +298,14 @@ def save_image(image: Any, path: str | Path, recipe: Mapping[str, Any] | None = 
 def save_result(image: Any, recipe: Mapping[str, Any], folder: str | Path = "outputs") -> Path:
     """Saves a picture with its recipe as `castle-church.png`, or `castle-church-2.png` if that is another."""
     names = [recipe["call"]["content"]]
-    for style in recipe["call"]["style"]:
-        names.append(style["image"] if isinstance(style, Mapping) else style)
+    names += [style["image"] if isinstance(style, Mapping) else style for style in recipe["call"]["style"]]
     stem = "-".join(Path(name).stem for name in names)[:50]  # which in any script are less than 255 bytes
     for number in itertools.count(1):
         name = f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
         path = _expanded(folder) / name
         if not path.exists():
             break
-        with suppress(OSError, ValueError), Image.open(path) as earlier:
+        with suppress(Exception), Image.open(path) as earlier:  # which may be anything
             if read_recipe(path) == recipe and np.array_equal(earlier, _as_picture(image)):
                 break
     return save_image(image, path, recipe)
@@ -353,23 +345,17 @@ def _encoded(image: Any) -> bytes:
 
 
 # --- Figures ---------------------------------------------------------------------------------
-# Colours that colour-blind readers can tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), and lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LINES = ("--", "-.", ":", "-", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _LOSSES = ("content", "style", "tv", "total")
 
 
 def show_images(pictures: Mapping | Sequence, caption: str, columns: int = 0, height: float = 3.2) -> None:
     """Shows pictures in a row, or in so many `columns`, each row of a `height` in inches, as one JPEG.
 
-    They are RGB as for `save_image`, or `(height, width)` in shades; the keys of a dict are their titles. The
-    caption is the figure's alternative text, too. Raises ValueError if there are none.
+    RGB, or `(height, width)` in shades; a dict's keys are titles, the caption the alternative text, too.
     """
     _expect(len(pictures) > 0, "one picture or more to show", "none")
-    titles = [""] * len(pictures)
-    if isinstance(pictures, Mapping):
-        titles = list(pictures)
-        pictures = list(pictures.values())
+    titled = pictures.items() if isinstance(pictures, Mapping) else [("", each) for each in pictures]
+    titles, pictures = zip(*titled)
     arrays = [np.asarray(each if np.ndim(each) == 2 else _as_picture(each)) for each in pictures]
     columns = min(columns or len(arrays), len(arrays))
     rows = math.ceil(len(arrays) / columns)
@@ -397,10 +383,12 @@ def plot_history(history: Mapping, show: Callable | None = None) -> None:
 
 def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callable | None = None) -> None:
     """Plots losses by their labels, and where the size changes; ValueError if there are none."""
-    _expect(curves and all(map(len, curves.values())), "curves of one step or more", f"{dict(curves)!r:.100}")
+    steps = {label: len(values) for label, values in curves.items()}
+    _expect(min(steps.values(), default=0) > 0, "curves of one step or more", steps)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.set_prop_cycle(color=_COLOURS, linestyle=_LINES)
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # for the colour-blind, too (Okabe and Ito)
+    axis.set_prop_cycle(color=colours, linestyle=("--", "-.", ":", "-"))
     for label, values in curves.items():
         axis.plot(values, linewidth=2, label=label)
     axis.set(xlabel="step", ylabel="loss", yscale="log", title=title)
@@ -423,10 +411,8 @@ def _drawn(figure: Figure, kind: str, alt: str, **options: Any) -> DisplayedImag
 
 
 # --- Networks --------------------------------------------------------------------------------
-PRECISIONS = ("float32", "bfloat16")
 VGG16_WEIGHTS = HERE / "weights" / "vgg16_imagenet_fp16.weights.h5"
-_KERAS = keras.applications
-MODELS = {"vgg16": _KERAS.VGG16, "vgg19": _KERAS.VGG19, "resnet50": _KERAS.ResNet50}  # as `MODEL` names them
+MODELS = {name.lower(): getattr(keras.applications, name) for name in ("VGG16", "VGG19", "ResNet50")}
 
 
 def describe_device() -> str:
@@ -438,7 +424,7 @@ def describe_device() -> str:
 
 def choose_precision(wanted: str = "auto") -> str:
     """Returns the number format wanted; for "auto" bfloat16, if convolutions are faster in it, or float32."""
-    check_name(wanted, ("auto", *PRECISIONS), "precision")
+    check_name(wanted, ("auto", "float32", "bfloat16"), "precision")
     if wanted != "auto":
         return wanted
     faster = _convolution_seconds("bfloat16") < 0.9 * _convolution_seconds("float32")
@@ -475,8 +461,9 @@ class FeatureExtractor:
         self.precision = choose_precision(precision)
         backbone, self.model = _load_backbone(model, weights)  # what is really used, if VGG16 stands in
         self.smooth = self.model == "resnet50"  # a map F becomes asinh F: if large, its logarithm
-        self.content_layer = content_layer or ("conv3_block4_out" if self.smooth else "block4_conv2")
-        self.style_layers = dict(_RESNET if self.smooth else _VGG) if style_layers is None else style_layers
+        content, styles = ("conv3_block4_out", _RESNET) if self.smooth else ("block4_conv2", _VGG)
+        self.content_layer = content_layer or content
+        self.style_layers = styles.copy() if style_layers is None else style_layers
         check_weights(self.style_layers, "style_layers")
         self.layers = list(dict.fromkeys([*self.style_layers, self.content_layer]))  # those that are returned
         self.compiled: dict[str, Any] = {}  # the notebook's compiled functions, which go with the network
@@ -496,12 +483,9 @@ class FeatureExtractor:
         everything = keras.Model(self.network.input, [layer.output for layer in layers])
         shapes = everything.compute_output_shape((1, 512, 512, 3))
         self.bytes_per_pixel = tf.as_dtype(self.precision).size * sum(map(math.prod, shapes)) / 512**2
-        # The pixels, down and across, that a position stands for; rounded, for ResNet50 pads some maps.
-        self.strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}
+        self.strides = {layer.name: round(512 / shape[1]) for layer, shape in zip(layers, shapes)}  # in pixels
         self.stride = max(4, *self.strides.values())  # 4 is that of hypercolumns
-        # What has to be seen around a tile: a 3 x 3 convolution looks one position further to either side, in
-        # the map before it. Up to VGG16's block4_conv2 that is 2 + 2 * 2 + 3 * 4 + 2 * 8 = 34 pixels.
-        beyond = 0
+        beyond = 0  # how many pixels around a position the deepest map looks at; VGG16: 34 (section 18)
         for layer in layers:
             side = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
             if side > 1:
@@ -519,11 +503,6 @@ class FeatureExtractor:
         if self.smooth:
             features = {layer: tf.asinh(tf.cast(F, tf.float32)) for layer, F in features.items()}
         return features
-
-    def check_layers(self, settings: Settings) -> None:
-        """Raises ValueError if the settings name a layer that this extractor does not return."""
-        for layer in (settings.content_layer, *settings.style_layers):
-            check_name(layer, self.layers, "layer", " of this extractor (name others when building it)")
 
     def __repr__(self) -> str:
         weights = "random" if self.weights is None else Path(self.weights).name
@@ -572,10 +551,7 @@ class Style(NamedTuple):
 
 
 def as_styles(style: Any, content_image: Any, from_files: bool = False) -> list[Style]:
-    """Makes styles of a picture, its file's name, a `Style`, a dict with its fields, or a list of these.
-
-    Raises ValueError if anything is not as `Style` says, or no file although `from_files`; FileNotFoundError.
-    """
+    """Makes styles of an image, a name (`from_files`: only names), a `Style`, a dict like it, or a list; ValueError."""
     given = style if type(style) in (list, tuple) else [style]  # a Style is a tuple, too
     _expect(len(given) > 0, "one style or more", "an empty list")
     size = max(content_image.shape[1:3])
@@ -641,10 +617,7 @@ def regions(styles: Sequence[Style]) -> list[Region]:
 
 
 def match_colours(image: Any, target: Any, mask: Any = None, image_mask: Any = None) -> np.ndarray:
-    """Gives an image the mean m' and the covariance C' of another's colours, each where its mask counts.
-
-    x becomes `C'^(1/2) C^(-1/2) (x - m) + m'`, clipped to [0, 1] (Gatys and others, arXiv 1606.05897).
-    """
+    """Gives an image the mean and covariance of another's colours, where the masks count (arXiv 1606.05897)."""
 
     def statistics(pixels, weights=None):
         pixels = np.reshape(pixels, (-1, 3)).astype(np.float64)  # float32 cannot add up a million pixels
@@ -678,7 +651,7 @@ class Palette(NamedTuple):
 def prepared(content_image: Any, start: Any, style: Any, settings: Settings, quiet: bool = False) -> Palette:
     """Checks what is to be painted (ValueError), and prepares its colours; grey paintings paint in grey."""
     photograph = check_image(content_image, "content_image")
-    content = photograph
+    content = grey(photograph) if settings.colours == "luminance" else photograph
     start = photograph if start is None else check_image(start, "start")
     _check_proportions(*start.shape[1:3], *content.shape[1:3], "start")
     styles = as_styles(style, photograph)
@@ -689,7 +662,6 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
         if not quiet:
             print(f"{np.mean(where < 0.005):.0%} of the picture is in no style's mask and stays as it is.")
     if settings.colours == "luminance":
-        content = grey(content)
         start = grey(start)
         styles = [s._replace(image=grey(s.image)) for s in styles]
     if settings.colours != "painting":
@@ -712,11 +684,10 @@ def prepared(content_image: Any, start: Any, style: Any, settings: Settings, qui
 
 # --- Frames and tiles ------------------------------------------------------------------------
 def memory_of(extractor: FeatureExtractor, palette: Palette, tile: int | None = None) -> float:
-    """Estimates the bytes that a run needs: for a step at full size, or a look at the largest painting."""
+    """Estimates a run's bytes, from some measured: a step at full size, or a look at the largest painting."""
     paintings = [style.scale**2 * math.prod(style.image.shape[1:3]) for style in palette.styles]
     pixels = max(math.prod(palette.content.shape[1:3]), *paintings)
     seen = min(pixels, (tile + 2 * extractor.halo) ** 2) if tile else pixels
-    # Bytes a pixel, as measured:
     maps = 1.5 * extractor.bytes_per_pixel  # forward and back
     columns = 1400  # hypercolumns and their gradient
     pictures = 500 if tile else 300  # the optimiser's; in tiles also the search's hypercolumns
@@ -733,7 +704,6 @@ def tile_for(tile_size: int | str | None, extractor: FeatureExtractor, palette: 
 
 def framed(image: Any, stride: int) -> tf.Tensor:
     """A picture or mask with mirrored margins of at least 8 pixels, each side a multiple of `stride`."""
-    # Near a border maps see zeros, and pooling leaves out rows: no harm in margins, which are cut off again.
     pads = [(0, 0)]
     for side in image.shape[1:3]:
         more = math.ceil((side + 16) / stride) * stride - side
@@ -743,8 +713,7 @@ def framed(image: Any, stride: int) -> tf.Tensor:
 
 def unframed(image: Any, plain: Any) -> tf.Tensor:
     """A framed picture without its margins, of the height and width of the plain one."""
-    height, width = plain.shape[1:3]
-    return tf.image.resize_with_crop_or_pad(image, height, width)
+    return tf.image.resize_with_crop_or_pad(image, *plain.shape[1:3])
 
 
 class Tile(NamedTuple):
@@ -768,31 +737,25 @@ class Tile(NamedTuple):
 
 
 class Views:
-    """A picture, framed, and cut into tiles of some `tile_size` pixels; yields each with its feature maps.
-
-    Tiles see the extractor's halo beyond. Of a single one the maps are kept; of several, to save memory, not.
-    """
+    """A picture, framed, in tiles of some `tile_size` pixels with a halo around; yields each with its maps."""
 
     def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None = None):
         self.image = framed(image, extractor.stride)
         self.extractor = extractor
-        self.tiles: list[Tile] = []
         self._kept: dict[str, tf.Tensor] = {}
         lengths = self.image.shape[1:3]
         size = math.ceil((tile_size or max(lengths)) / extractor.stride) * extractor.stride
         sides = []
-        for length in lengths:
-            sides.append([slice(start, min(start + size, length)) for start in range(0, length, size)])
-        for kept in itertools.product(*sides):
-            seen = []
-            for own, length in zip(kept, lengths):
-                seen.append(slice(max(0, own.start - extractor.halo), min(own.stop + extractor.halo, length)))
-            self.tiles.append(Tile(seen, kept))
+        for side in lengths:
+            kept = [slice(start, min(start + size, side)) for start in range(0, side, size)]
+            seen = [slice(max(0, k.start - extractor.halo), min(k.stop + extractor.halo, side)) for k in kept]
+            sides.append(zip(seen, kept))
+        self.tiles = [Tile(*zip(rows, columns)) for rows, columns in itertools.product(*sides)]
 
     def __iter__(self) -> Iterator[tuple[Tile, dict[str, tf.Tensor]]]:
         for tile in self.tiles:
             features = self._kept or self.extractor(tile.of(self.image))
-            if len(self.tiles) == 1:
+            if len(self.tiles) == 1:  # those of several would fill the memory
                 self._kept = features
             yield tile, features
 
@@ -846,7 +809,8 @@ def evaluate_in_tiles(measure: Any, losses_of: Any, goal: Any, tiles: Sequence[T
         gradient, slopes = tape.gradient(losses["total"], [image, measures], unconnected_gradients="zero")
         gradient = gradient.numpy()  # so far that of the total variation; each tile adds its own
         for tile, part in zip(tiles, parts):
-            tile.of(gradient)[:] += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
+            seen = tile.of(gradient)  # a view: what is added to it is added to the whole
+            seen += call(gradient_of_tile, tile.of(image), goal, part, slopes).numpy()
         return losses, tf.constant(gradient)
 
     return evaluate
@@ -864,7 +828,8 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, n
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
     names = names or function.__globals__
-    beside = [each for each in names.values() if callable(each) and not isinstance(each, FeatureExtractor)]
+    functions = [each for each in names.values() if callable(each) and not isinstance(each, FeatureExtractor)]
+    beside = [(getattr(each, "__code__", each), getattr(each, "__defaults__", None)) for each in functions]
     before, found = extractor.compiled.get(function.__name__, (None, None))
     if before != beside:
         found = tf.function(function, autograph=False)
@@ -889,10 +854,7 @@ def duration(seconds: float) -> str:
 
 
 class Checkpoint:
-    """A file (npz) that keeps a run's picture and history, to go on from; without a path, nothing is kept.
-
-    `made_of` is what they depend on. Raises ValueError for another run's file, OSError if it cannot be made.
-    """
+    """A file (npz) with a run's picture and history, to go on from; ValueError if not `made_of` these; OSError."""
 
     def __init__(self, path: str | Path | None, made_of: Any):
         self.path = None
@@ -903,7 +865,8 @@ class Checkpoint:
         valid = isinstance(path, (str, os.PathLike)) and not _expanded(path).is_dir()
         _expect(valid, "a checkpoint to be a file's name, such as 'outputs/run.npz'", repr(path))
         self.path = _expanded(path).absolute()
-        _write(self.path.with_name(".nst-empty"), lambda file: None).unlink()  # OSError now, not after the work
+        probe = _write(self.path.with_name(".nst-empty"), lambda file: None)  # OSError now, not after the work
+        probe.unlink(missing_ok=True)  # another run may have been quicker
         digest = hashlib.sha256()
         for value in tf.nest.flatten(made_of):
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
@@ -935,14 +898,13 @@ class Step(NamedTuple):
 
     step: int  # its number, over all sizes; each begins with the picture that it starts from
     size: tuple[int, int]  # width and height of the picture, in pixels
-    losses: Mapping[str, float]  # total, and unweighted content, style and tv
     history: Mapping[str, Any]  # all losses so far, as `stylize` returns them
     done: float  # the share of the work that is done, 0 to 1, each step counted by its pixels
     image: np.ndarray  # the picture: RGB in [0, 1], shape `(1, height, width, 3)`
 
     def __str__(self) -> str:
         left = duration(self.history["seconds"][-1] * (1 - self.done) / self.done)
-        losses = ", ".join(f"{name} {self.losses[name]:.4g}" for name in _LOSSES)
+        losses = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in _LOSSES)
         return f"{self.size[0]} x {self.size[1]}, step {self.step}, about {left} left; {losses}"
 
 
@@ -963,34 +925,32 @@ class Run:
         self._extractor = extractor
         self._tile = settings.tile_size
         self._quiet = quiet
+        self._say = (lambda text: None) if quiet else print
+        self._noted: list[bool] = []  # interrupts
         self._observers = [] if callback is None else [callback]
         if is_live() and not quiet:
             self._observers.append(LiveView())
-        self._interrupted = False
         self.stopped = False
-        self._checkpoint = Checkpoint(checkpoint, [palette[:3], settings.replace(tile_size=None), extractor])
+        # Not tiles and precision, which "auto" may choose otherwise next time.
+        made_of = [palette[:3], settings.replace(tile_size=None), extractor.model, str(extractor.weights)]
+        self._checkpoint = Checkpoint(checkpoint, made_of)
         before = self._checkpoint.history
         done = len(before["total"])
         self._ends = list(itertools.accumulate(steps + 1 for _, steps in plan))  # the last step of each size
-        self._finished = sum(end <= done for end in self._ends)  # sizes, before a checkpoint
-        kept = self._ends[self._finished - 1] if self._finished else 0  # the size that it broke off in begins anew
-        self.history = {name: values[:kept] for name, values in before.items()}
+        work = list(itertools.accumulate((scale**2 for scale, steps in plan for _ in range(steps + 1)), initial=0))
+        self._done = [pixels / work[-1] for pixels in work]  # the share of the work, after so many steps
+        finished = [end for end in self._ends if end <= done]  # the size that it broke off in begins anew
+        self._finished = len(finished)
+        self.history = {name: values[: max(finished, default=0)] for name, values in before.items()}
+        self._best = None  # of the current size: its total, and the picture
         self._written = time.perf_counter()  # to the checkpoint
         self._began = self._written - max(before["seconds"], default=0.0)
         if done:
             self._say(f"Resumed from {self._checkpoint.path.name!r}, after {done} of {self._ends[-1]} steps.")
 
-    def _say(self, text: str) -> None:
-        if not self._quiet:
-            print(text)
-
-    def _note(self, *_: Any) -> None:
-        self._interrupted = True
-
     def __enter__(self) -> "Run":
-        self._before = None
-        if threading.current_thread() is threading.main_thread():  # which gets the interrupts
-            self._before = signal.signal(signal.SIGINT, self._note)
+        main = threading.current_thread() is threading.main_thread()  # which gets the interrupts
+        self._before = signal.signal(signal.SIGINT, lambda *_: self._noted.append(True)) if main else None
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -998,55 +958,43 @@ class Run:
             signal.signal(signal.SIGINT, self._before)
         if kind is not None:
             return
-        if self._interrupted and self._quiet and not self._observers:
+        if self._noted and self._quiet and not self._observers:
             raise KeyboardInterrupt  # it is meant for the loop around the run
         took = f"{duration(time.perf_counter() - self._began)} and {len(self.history['total'])} steps"
-        if self.stopped:
-            self._say(f"Stopped after {took}: here is the best picture so far.")
-            return
-        self._say(f"Took {took}.")
-        if self._checkpoint.path:
+        stopped = f"Stopped after {took}: here is the best picture so far."
+        self._say(stopped if self.stopped else f"Took {took}.")
+        if self._checkpoint.path and not self.stopped:
             with suppress(OSError):  # a file that is left does no harm
                 self._checkpoint.path.unlink()
-
-    def _done(self) -> float:
-        """The share of the work that is done, 0 to 1, each step counted by its pixels."""
-        work = [scale**2 for scale, steps in self._plan for _ in range(steps + 1)]
-        return sum(work[: len(self.history["total"])]) / sum(work)
 
     def expect(self, trial: Callable[[float], Callable]) -> None:
         """Says what time and memory the run will take; `trial(scale)` returns the function to minimise."""
         if self._quiet:
             return
-        began = time.perf_counter()
         longest = max(self._palette.content.shape)
         tried = max((scale for scale, _ in self._plan if scale * longest < 400), default=self._plan[0][0])
         image = framed(resized(self._palette.content, tried), self._extractor.stride)
-        trial(tried)(image)  # compiles, which is no part of the estimate
-        start = time.perf_counter()
         evaluate = trial(tried)
-        built = time.perf_counter() - start
+        evaluate(image)  # compiles, which is no part of the estimate
+        built = timeit.timeit(lambda: trial(tried), number=1)
         each = timeit.timeit(lambda: evaluate(image)[1].numpy(), number=1)
         seconds = 0.0
         for scale, steps in self._plan:
             times = (scale / tried) ** 2
             if self._tile and scale * longest > self._tile:
-                twice = 4 / 3  # forward a second time, beside once forward and once back
-                seen = (1 + 2 * self._extractor.halo / self._tile) ** 2  # with the halo
-                times *= twice * seen
+                times *= 4 / 3 * (1 + 2 * self._extractor.halo / self._tile) ** 2  # forward twice; the halo
             seconds += times * ((steps + 1) * each + built)
-        took = duration(seconds * (1 - self._done()))
+        took = duration(seconds * (1 - self._done[len(self.history["total"])]))
         memory = psutil.Process().memory_info().rss + memory_of(self._extractor, self._palette, self._tile)
         print(f"Expected: {took} and {memory / 1e9:.1f} GB of memory on {describe_device()}.")
-        self._began += time.perf_counter() - began  # the trial does not count
+        self._began += time.perf_counter() - self._written  # the trial does not count
 
     def resume(self, image: Any, number: int) -> tuple[Any, int]:
         """Returns what the n-th size starts from, and its steps: 0 if a checkpoint is beyond it."""
         kept = self._checkpoint.picture
         if kept is not None and kept.shape == tuple(image.shape):
             image = tf.constant(kept)  # all steps from here: L-BFGS needs some to find its way again
-        over = self.stopped or number < self._finished
-        return image, 0 if over else self._plan[number][1]
+        return image, 0 if self.stopped or number < self._finished else self._plan[number][1]
 
     def record(self, losses: Mapping[str, Any], image: Any) -> bool:
         """Writes a picture's losses into the history, shows it, and returns whether the run goes on."""
@@ -1064,13 +1012,16 @@ class Run:
         for name, value in values.items():
             self.history[name].append(value)
         if self._observers:
-            now = Step(step, (width, height), values, self.history, self._done(), self._palette.finish(image))
+            now = Step(step, (width, height), self.history, self._done[step], self._palette.finish(image))
             answers = [observer(now) for observer in self._observers]
-            self.stopped = any(np.array_equal(answer, False) for answer in answers)  # or NumPy's, TensorFlow's
-        self.stopped |= self._interrupted
+            # False of Python, NumPy or TensorFlow stops the run; None lets it go on.
+            self.stopped = any(np.array_equal(answer, False) for answer in answers)
+        self.stopped |= bool(self._noted)
+        if step - 1 in [0, *self._ends] or not self._best or total < self._best[0]:  # a size's first, or better
+            self._best = (total, image)
         due = time.perf_counter() > self._written + CHECKPOINT_SECONDS
         if self._checkpoint.path and (self.stopped or due):
-            self._checkpoint.write(image, self.history)
+            self._checkpoint.write(self._best[1], self.history)
             self._written = time.perf_counter()
         if step in self._ends:
             self._say(f"{width} x {height}: " + ", ".join(f"{name} {values[name]:.4g}" for name in _LOSSES))
@@ -1078,7 +1029,7 @@ class Run:
 
 
 class LiveView:
-    """An observer that shows bar, picture and curves, refreshed in place; the last step in any case."""
+    """An observer that shows bar, picture and curves, refreshed in place; the end of a run in any case."""
 
     def __init__(self):
         self._next = 0.0
@@ -1090,7 +1041,7 @@ class LiveView:
             return
         bar, picture, curves = self._handles
         bar.update(HTML(f"<progress value='{now.done}'></progress> {now}"))
-        picture.update(DisplayedImage(_encoded(now.image)))
+        picture.update(DisplayedImage(_encoded(now.image), alt=str(now)))
         plot_history(now.history, curves.update)
         end = time.perf_counter()
         self._next = end + max(0.5, 30 * (end - start))  # so that it takes a thirtieth of the time
@@ -1098,10 +1049,7 @@ class LiveView:
 
 # --- Recipes: how a picture was made; and animations -----------------------------------------
 def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor, history: Mapping) -> dict:
-    """Writes down in plain values how a picture was made.
-
-    `paint(**recipe["call"])`, with an extractor built from its `network`, paints it again.
-    """
+    """Says in plain values how a picture was made: `paint(**recipe["call"])`, with its network, redoes it."""
     network = ("model", "content_layer", "style_layers", "weights", "precision")
     styles = files["style"] if type(files["style"]) in (list, tuple) else [files["style"]]
     styles = [each._asdict() if isinstance(each, Style) else each for each in styles]
@@ -1111,13 +1059,7 @@ def make_recipe(files: Mapping, settings: Settings, extractor: FeatureExtractor,
         "steps": len(history["total"]),
         "software": {"python": sys.version.split()[0]} | {m.__name__: m.__version__ for m in (tf, keras, np)},
     }
-
-    def plain(value):
-        if isinstance(value, np.generic):
-            return value.item()
-        return f"array {np.shape(value)}" if np.ndim(value) else str(value)
-
-    return json.loads(json.dumps(recipe, default=plain))
+    return json.loads(json.dumps(recipe, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)))
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -1132,10 +1074,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def show_animation(frames: Sequence[Any], path: str | Path, caption: str) -> None:
-    """Writes an animated .webp of six seconds, two of them its last image, and shows a copy of it.
-
-    Raises ValueError for another ending, or without frames; OSError if it cannot be written.
-    """
+    """Writes frames as a .webp of six seconds, two of them the last, and shows it; ValueError, OSError."""
     valid = len(frames) > 0 and Path(path).suffix.lower() == ".webp"
     _expect(valid, "frames and a file name ending in .webp", f"{len(frames)} frames and {str(path)!r}")
     pictures = [_as_picture(frame) for frame in frames]

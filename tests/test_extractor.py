@@ -114,13 +114,6 @@ def test_refuses_unknown_names(wrong, message):
         nst.FeatureExtractor(**{"model": "vgg16", "weights": None, **wrong})
 
 
-def test_layers_that_the_extractor_does_not_return_are_refused(vgg16):
-    vgg16.check_layers(nst.Settings(content_layer="block1_conv1", style_layers={"block4_conv2": 1.0}))
-    for wrong in ({"content_layer": "block3_conv2"}, {"style_layers": {"block1_conv1": 1.0, "block3_conv2": 1.0}}):
-        with pytest.raises(ValueError, match="Unknown layer 'block3_conv2'.*block1_conv1, .*block4_conv2"):
-            vgg16.check_layers(nst.Settings(**wrong))
-
-
 def test_refuses_images(vgg16):
     for shape, message in (((32, 40, 3), r"got \(32, 40, 3\)"), ((1, 32, 7, 3), r"at least 8, got .*\(1, 32, 7, 3\)")):
         with pytest.raises(ValueError, match=message):
@@ -186,7 +179,8 @@ def test_bfloat16_computes_nearly_the_same(vgg16):
 def test_precision_is_chosen_by_measurement(monkeypatch, bfloat16, expected):
     monkeypatch.setattr(nst, "_convolution_seconds", {"float32": 2.0, "bfloat16": bfloat16}.get)
     assert nst.choose_precision("auto") == expected
-    assert [nst.choose_precision(precision) for precision in nst.PRECISIONS] == list(nst.PRECISIONS)
+    formats = ["float32", "bfloat16"]
+    assert [nst.choose_precision(precision) for precision in formats] == formats
 
 
 def test_a_device_that_fails_is_named(monkeypatch, capsys):

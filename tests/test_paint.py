@@ -118,7 +118,7 @@ def test_the_recipe_names_files_settings_network_and_versions(defined, pair):
     _, _, recipe = defined.paint(PAIR[0], style, **FAST)
     call = recipe["call"]
     assert (call["content"], call["size"], call["steps"], call["enlarge"]) == (PAIR[0], 64, 3, False)
-    assert call["style"][0] == {"image": PAIR[1], "mask": "array (43, 64)"}
+    assert call["style"][0]["image"] == PAIR[1] and call["style"][0]["mask"].startswith("[[1.")
     assert call["style"][1] == {"image": "great_wave.jpg", "weight": 0.5, "mask": None, "scale": 2, "image_mask": None}
     assert set(call) == {"content", "style", "size", "enlarge", *nst.Settings.__dataclass_fields__}
     assert recipe["software"]["numpy"] == np.__version__

@@ -27,8 +27,8 @@ def panel(monkeypatch, tmp_path):
         calls.append((content, style, how))
         if style == "great_wave.jpg":
             raise ValueError("no <wave>")
-        losses = dict.fromkeys(("total", "content", "style", "tv"), 1.0)
-        now = nst.Step(1, (8, 6), losses, {"seconds": [2.0]}, 0.5, np.zeros((1, 6, 8, 3)))
+        history = {"seconds": [2.0]} | dict.fromkeys(("total", "content", "style", "tv"), [1.0])
+        now = nst.Step(1, (8, 6), history, 0.5, np.zeros((1, 6, 8, 3)))
         while callback(now) and not word.is_set():
             time.sleep(0.01)
         recipe = {"call": {"content": content, "style": [style]}, "network": {}, "steps": 2}

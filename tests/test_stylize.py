@@ -289,8 +289,9 @@ def test_takes_other_layers(defined, pair):
     start, target = (defined.gram_matrix(defined.extractor(nst.framed(image, 8))["block2_conv1"]) for image in pair)
     expected = float(np.sum((start - target) ** 2) / np.sum(target**2))  # one layer: its weight cancels
     assert history["style"][0] == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match="Unknown layer 'block9_conv1'.*name others when building"):
-        defined.stylize(*pair, style_layers={"block9_conv1": 1.0}, quiet=True)
+    for wrong in ({"content_layer": "block3_conv2"}, {"style_layers": {"block1_conv1": 1.0, "block3_conv2": 1.0}}):
+        with pytest.raises(ValueError, match="Unknown layer of this extractor 'block3_conv2'.*block1_conv1, .*conv2"):
+            defined.stylize(*pair, **wrong, quiet=True)
 
 
 def test_blends_masks_colours_starts_and_protection_go_through(defined, pair, random):
