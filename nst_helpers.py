@@ -74,7 +74,7 @@ CHECKPOINT_SECONDS = 60  # at least, from one time that a run is kept to the nex
 class Settings:
     """How a picture is painted. Checked when it is made: what is wrong is a ValueError."""
 
-    content_weight: float = 1.0  # what the content loss is multiplied by; 0 switches it off
+    content_weight: float = 1.0  # what the content loss is multiplied by at full size; 0 switches it off
     style_weight: float = 60.0  # the same for the style loss
     tv_weight: float = 6.0  # the same for the total variation
     photograph_share: float = 0.1  # of the content loss; the rest goes to the painting's neighbours
@@ -234,7 +234,7 @@ def _read(path: Path, background: str) -> Image.Image:
             file.info.pop("exif", None)  # Pillow would write all tags anew, and fail at a bad one
             picture = ImageOps.exif_transpose(file)
             if picture.mode in ("F", "I"):
-                raise ValueError("its pixels are numbers of 32 bits")
+                raise ValueError("its pixels are numbers of 32 bits, or signed")
             profile = picture.info.get("icc_profile")
             alpha = None
             if picture.mode.startswith("I;16"):
@@ -740,6 +740,7 @@ class Views:
     """A picture, framed, in tiles of some `tile_size` pixels with a halo around; yields each with its maps."""
 
     def __init__(self, image: Any, extractor: FeatureExtractor, tile_size: int | None = None):
+        self.size = image.shape[1:3]
         self.image = framed(image, extractor.stride)
         self.extractor = extractor
         self._kept: dict[str, tf.Tensor] = {}
@@ -764,6 +765,7 @@ class Views:
         shape = [side // stride for side in self.image.shape[1:3]]
         if mask is None:
             return np.ones((1, *shape, 1), np.float32)
+        mask = tf.image.resize(mask, self.size, "area")  # that of the picture, whose margins are to fit it
         return tf.image.resize(framed(mask, self.extractor.stride), shape, "area").numpy()
 
     def whole(self, function: Callable, stride: int) -> np.ndarray:
@@ -828,8 +830,7 @@ def compiled(function: Callable, extractor: FeatureExtractor, *arguments: Any, n
         return tf.TensorSpec([None if n in free else side for n, side in enumerate(value.shape)], value.dtype)
 
     names = names or function.__globals__
-    functions = [each for each in names.values() if callable(each) and not isinstance(each, FeatureExtractor)]
-    beside = [(getattr(each, "__code__", each), getattr(each, "__defaults__", None)) for each in functions]
+    beside = [each for each in names.values() if callable(each) and not isinstance(each, FeatureExtractor)]
     before, found = extractor.compiled.get(function.__name__, (None, None))
     if before != beside:
         found = tf.function(function, autograph=False)
@@ -898,13 +899,13 @@ class Step(NamedTuple):
 
     step: int  # its number, over all sizes; each begins with the picture that it starts from
     size: tuple[int, int]  # width and height of the picture, in pixels
-    history: Mapping[str, Any]  # all losses so far, as `stylize` returns them
+    history: Mapping[str, Any]  # the losses, as `stylize` returns them; it grows on
     done: float  # the share of the work that is done, 0 to 1, each step counted by its pixels
     image: np.ndarray  # the picture: RGB in [0, 1], shape `(1, height, width, 3)`
 
     def __str__(self) -> str:
-        left = duration(self.history["seconds"][-1] * (1 - self.done) / self.done)
-        losses = ", ".join(f"{name} {self.history[name][-1]:.4g}" for name in _LOSSES)
+        left = duration(self.history["seconds"][self.step - 1] * (1 - self.done) / self.done)
+        losses = ", ".join(f"{name} {self.history[name][self.step - 1]:.4g}" for name in _LOSSES)
         return f"{self.size[0]} x {self.size[1]}, step {self.step}, about {left} left; {losses}"
 
 
@@ -1029,7 +1030,7 @@ class Run:
 
 
 class LiveView:
-    """An observer that shows bar, picture and curves, refreshed in place; the end of a run in any case."""
+    """An observer that shows bar, picture and curves, refreshed in place; the last step of all in any case."""
 
     def __init__(self):
         self._next = 0.0

@@ -71,9 +71,9 @@ def test_durations_are_written_as_people_do(seconds, text):
 
 
 def test_a_step_is_described_with_the_time_that_is_left():
-    history = {"seconds": [5, 8, 10], "content": [3, 2, 1], "style": [2], "tv": [3], "total": [4.00004]}
-    now = nst.Step(3, (8, 6), history, 0.25, np.zeros((1, 6, 8, 3)))
-    assert str(now) == "8 x 6, step 3, about 30.0 s left; content 1, style 2, tv 3, total 4"
+    history = {"seconds": [10, 20], "content": [1, 9], "style": [2, 9], "tv": [3, 9], "total": [4.00004, 9]}
+    now = nst.Step(1, (8, 6), history, 0.25, np.zeros((1, 6, 8, 3)))  # kept, while the history went on
+    assert str(now) == "8 x 6, step 1, about 30.0 s left; content 1, style 2, tv 3, total 4"
 
 
 @pytest.mark.parametrize("where", ["jupyter", "vs code", "colab", "papermill", "script"])

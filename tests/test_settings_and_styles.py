@@ -177,6 +177,18 @@ def test_a_guide_is_the_mask_s_average_and_adds_up_to_1(views):
     np.testing.assert_allclose(views.guide(tile, mask, 8)[0, :, :, 0], expected, rtol=1e-5)
 
 
+def test_a_mask_is_at_its_place_at_every_size(vgg16):
+    """That of a picture of 160 x 240 pixels, on a picture of half the size: margins are as wide as there."""
+    mask = np.zeros((1, 160, 240, 1), np.float32)
+    mask[:, :16, 224:] = 1  # a corner: 8 x 8 pixels of the small picture
+    for size, corner in (((80, 120), 1), ((160, 240), 2)):
+        views = nst.Views(np.zeros((1, *size, 3), np.float32), vgg16)
+        covered = views.covered(mask, 8)[0, :, :, 0]  # margins of 8 pixels: a position, which mirrors the next
+        expected = np.zeros_like(covered)
+        expected[: corner + 1, -corner - 1 :] = 1
+        np.testing.assert_allclose(covered, expected, atol=1e-6)
+
+
 def test_without_a_mask_all_positions_of_all_tiles_count_alike(vgg16):
     tiled = nst.Views(np.zeros((1, 32, 112, 3), np.float32), vgg16, 64)  # two tiles; 6 x 16 positions
     own_and_halo = [[1 / 96] * 8 + [0] * 5, [0] * 5 + [1 / 96] * 8]
