@@ -36,6 +36,7 @@ from IPython.display import HTML, display
 from IPython.display import Image as DisplayedImage
 from matplotlib.figure import Figure
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL.ExifTags import Base as Tag
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without it, more is logged after the import
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave memory to other notebooks
@@ -223,10 +224,12 @@ def _read(path: Path, background: str) -> Image.Image:
     """Reads a picture, upright, as 8-bit RGB in sRGB over a colour; ValueError if it cannot be read."""
     try:
         with Image.open(path, formats=_FORMATS) as file:
-            tags = getattr(file, "tag_v2", {})  # of a TIFF; 254: 1 for a preview; 50706: the version of DNG
-            if tags and (path.suffix.lower() in _RAW or tags.get(254, 0) & 1 or 50706 in tags):
+            tags = getattr(file, "tag_v2", {})  # of a TIFF
+            preview = tags.get(Tag.NewSubfileType, 0) & 1 or Tag.DNGVersion in tags
+            if tags and (path.suffix.lower() in _RAW or preview):
                 raise ValueError("a camera's raw file; only its preview could be read; develop it first")
-            if tags.get(258, (8,))[0] == 16 and (tags.get(262) == 0 or tags.get(284) == 2):
+            odd = tags.get(Tag.PhotometricInterpretation) == 0 or tags.get(Tag.PlanarConfiguration) == 2
+            if odd and tags.get(Tag.BitsPerSample, (8,))[0] == 16:
                 raise ValueError("a TIFF of 16 bits whose white is 0, or whose colours are apart")
             file.load()  # which already turns a TIFF upright, and forgets that it was not
             with suppress(Exception):  # whatever a damaged block of EXIF raises
@@ -395,10 +398,12 @@ def plot_curves(curves: Mapping, title: str, sizes: Sequence = (), show: Callabl
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)  # where it hides no curve
+    if len(sizes):  # a history, in which a loss may begin or end at 0
+        lowest = min(values[-1] for values in curves.values())
+        axis.set_ylim(bottom=max(lowest / 3, 1e-9))
     across = axis.get_xaxis_transform()
     for step, size in enumerate(sizes):
         if step == 0 or size != sizes[step - 1]:
-            axis.set_ylim(bottom=max(min(values[-1] for values in curves.values()) / 3, 1e-9))  # one may be 0
             axis.axvline(step, color="grey", linewidth=0.8)
             axis.text(step + 0.3, 0.03, f"{size:g} pixels", transform=across, rotation=90, clip_on=True)
     (show or display)(_drawn(figure, "png", f"{title}, against the steps: {', '.join(curves)}"))
